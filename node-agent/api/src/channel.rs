@@ -1,0 +1,344 @@
+//! Frames with descriptors on a `SOCK_SEQPACKET` socket.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    accept_with, bind, connect, listen, recvmsg, sendmsg, socket_with,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::io::unix::AsyncFd;
+
+use crate::{
+    frame::{DESCRIPTOR_LIMIT, FRAME_LIMIT},
+    peer::{Peer, PeerRule},
+};
+
+/// Why a conversation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChannelError {
+    /// The socket could not be made, bound or dialled.
+    #[error("cannot open the socket {}", path.display())]
+    Open {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket failed while in use.
+    #[error("the connection failed")]
+    Connection(#[source] io::Error),
+    /// The peer is not the one that the rule names.
+    #[error("the process {} with uid {} is not allowed on this socket", peer.pid, peer.uid)]
+    Stranger {
+        /// The peer that was met.
+        peer: Peer,
+    },
+    /// A frame is larger than [`FRAME_LIMIT`] or carries more than [`DESCRIPTOR_LIMIT`] descriptors.
+    #[error("a frame is over the limit of {FRAME_LIMIT} bytes and {DESCRIPTOR_LIMIT} descriptors")]
+    TooLarge,
+    /// A frame is not the JSON that was expected.
+    #[error("a frame is not understood")]
+    Malformed(#[source] serde_json::Error),
+    /// The peer closed the connection where an answer was due.
+    #[error("the peer closed the connection before it answered")]
+    Closed,
+}
+
+fn seqpacket(path: &Path) -> io::Result<(OwnedFd, SocketAddrUnix)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    Ok((socket, SocketAddrUnix::new(path)?))
+}
+
+fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::register(socket).map_err(io::Error::from)
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Listener {
+    /// Listens at `path`, replacing a socket that a dead predecessor left there.
+    ///
+    /// # Errors
+    /// [`ChannelError::Open`].
+    pub fn bind(path: &Path) -> Result<Self, ChannelError> {
+        let open = |source| ChannelError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(open(e)),
+            _ => {}
+        }
+        let bound = || {
+            let (socket, address) = seqpacket(path)?;
+            bind(&socket, &address)?;
+            // mode 0660 from the first moment would need a umask, which is the process's; the folder's 0710 guards the gap
+            rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o660))?;
+            listen(&socket, 128)?;
+            register(socket)
+        };
+        Ok(Self {
+            socket: bound().map_err(open)?,
+        })
+    }
+
+    /// The next connection and who dialled it. Whether the peer may talk is the caller's to decide
+    /// (by [`PeerRule::admits`]), since it may serve several.
+    ///
+    /// # Errors
+    /// [`ChannelError::Connection`]; the listener can be used on.
+    pub async fn accept(&self) -> Result<(Connection, Peer), ChannelError> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let accepted = loop {
+            let mut ready = self
+                .socket
+                .readable()
+                .await
+                .map_err(ChannelError::Connection)?;
+            let attempt =
+                ready.try_io(|socket| accept_with(socket, flags).map_err(io::Error::from));
+            if let Ok(result) = attempt {
+                break result.map_err(ChannelError::Connection)?;
+            }
+        };
+        let peer = Peer::of(&accepted).map_err(ChannelError::Connection)?;
+        Ok((Connection::new(accepted)?, peer))
+    }
+}
+
+/// One end of a conversation.
+#[derive(Debug)]
+pub struct Connection {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Connection {
+    fn new(socket: OwnedFd) -> Result<Self, ChannelError> {
+        let socket = register(socket).map_err(ChannelError::Connection)?;
+        Ok(Self { socket })
+    }
+
+    /// Dials `path` and makes sure that the process listening there is the expected one.
+    ///
+    /// # Errors
+    /// [`ChannelError::Open`], [`ChannelError::Stranger`].
+    pub async fn dial(path: &Path, expected: &PeerRule) -> Result<Self, ChannelError> {
+        let open = |source| ChannelError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let (socket, address) = seqpacket(path).map_err(open)?;
+        // EAGAIN is a full backlog of the listener, which a Unix socket does not report by readiness
+        loop {
+            match connect(&socket, &address) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::AGAIN) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+                Err(e) => return Err(open(e.into())),
+            }
+        }
+        let peer = Peer::of(&socket).map_err(ChannelError::Connection)?;
+        if !expected.admits(peer) {
+            return Err(ChannelError::Stranger { peer });
+        }
+        Self::new(socket)
+    }
+
+    /// Two connected ends in one process.
+    ///
+    /// # Errors
+    /// [`ChannelError::Connection`].
+    pub fn pair() -> Result<(Self, Self), ChannelError> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (a, b) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+                .map_err(|e| ChannelError::Connection(e.into()))?;
+        Ok((Self::new(a)?, Self::new(b)?))
+    }
+
+    /// Sends one frame with its descriptors; they stay open here.
+    ///
+    /// # Errors
+    /// [`ChannelError::TooLarge`] before anything is sent, [`ChannelError::Connection`].
+    pub async fn send<T: Serialize>(
+        &self,
+        message: &T,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), ChannelError> {
+        let bytes = serde_json::to_vec(message).map_err(ChannelError::Malformed)?;
+        if bytes.len() > FRAME_LIMIT || descriptors.len() > DESCRIPTOR_LIMIT {
+            return Err(ChannelError::TooLarge);
+        }
+        self.socket
+            .async_io(tokio::io::Interest::WRITABLE, |socket| {
+                let mut space =
+                    [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                if !descriptors.is_empty()
+                    && !control.push(SendAncillaryMessage::ScmRights(descriptors))
+                {
+                    return Err(io::Error::other("no room for the descriptors"));
+                }
+                let frame = [IoSlice::new(&bytes)];
+                sendmsg(socket, &frame, &mut control, SendFlags::NOSIGNAL)?;
+                Ok(())
+            })
+            .await
+            .map_err(ChannelError::Connection)
+    }
+
+    /// Receives one frame with its descriptors; `None` when the peer has closed.
+    ///
+    /// # Errors
+    /// [`ChannelError::TooLarge`], [`ChannelError::Malformed`], [`ChannelError::Connection`]. Descriptors of a refused frame are closed.
+    pub async fn receive<T: DeserializeOwned>(
+        &self,
+    ) -> Result<Option<(T, Vec<OwnedFd>)>, ChannelError> {
+        let (bytes, descriptors, truncated) = self
+            .socket
+            .async_io(tokio::io::Interest::READABLE, |socket| {
+                receive_once(socket.as_fd())
+            })
+            .await
+            .map_err(ChannelError::Connection)?;
+        if truncated {
+            return Err(ChannelError::TooLarge);
+        }
+        // no message of ours is empty, so zero bytes are the end of the conversation
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let message = serde_json::from_slice(&bytes).map_err(ChannelError::Malformed)?;
+        Ok(Some((message, descriptors)))
+    }
+
+    /// Sends a request and receives its answer.
+    ///
+    /// # Errors
+    /// As [`Self::send`] and [`Self::receive`], and [`ChannelError::Closed`].
+    pub async fn call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        request: &Q,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(A, Vec<OwnedFd>), ChannelError> {
+        self.send(request, descriptors).await?;
+        self.receive().await?.ok_or(ChannelError::Closed)
+    }
+
+    /// Waits until the peer has closed its end, without taking a frame.
+    pub async fn closed(&self) {
+        loop {
+            let interest = tokio::io::Interest::READABLE | tokio::io::Interest::ERROR;
+            let Ok(mut ready) = self.socket.ready(interest).await else {
+                return;
+            };
+            if ready.ready().is_read_closed() || ready.ready().is_error() {
+                return;
+            }
+            ready.clear_ready();
+        }
+    }
+}
+
+fn receive_once(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>, bool)> {
+    let mut bytes = vec![0; FRAME_LIMIT];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut frame = [IoSliceMut::new(&mut bytes)];
+    let received = recvmsg(socket, &mut frame, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    let truncated = received
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    bytes.truncate(received.bytes);
+    Ok((bytes, descriptors, truncated))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        io::{Read, Seek, Write},
+    };
+
+    use super::*;
+    use crate::frame::{AgentReply, AgentRequest};
+
+    #[tokio::test]
+    async fn a_frame_arrives_with_its_descriptors() {
+        let (a, b) = Connection::pair().unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"hello").unwrap();
+        file.rewind().unwrap();
+        a.send(&AgentRequest::Duty, &[file.as_fd()]).await.unwrap();
+        let (message, mut descriptors) = b.receive::<AgentRequest>().await.unwrap().unwrap();
+        assert_eq!(message, AgentRequest::Duty);
+        let mut text = String::new();
+        File::from(descriptors.remove(0))
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "hello");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_conversation_is_told_from_an_error() {
+        let (a, b) = Connection::pair().unwrap();
+        drop(a);
+        assert!(b.receive::<AgentReply>().await.unwrap().is_none());
+        let (a, b) = Connection::pair().unwrap();
+        a.send(&"not a reply", &[]).await.unwrap();
+        assert!(matches!(
+            b.receive::<AgentReply>().await,
+            Err(ChannelError::Malformed(_))
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_frame_over_the_limit_is_refused_at_both_ends() {
+        let (a, b) = Connection::pair().unwrap();
+        let long = "x".repeat(FRAME_LIMIT);
+        assert!(matches!(
+            a.send(&long, &[]).await,
+            Err(ChannelError::TooLarge)
+        ));
+        let raw = vec![b'x'; FRAME_LIMIT + 1];
+        rustix::net::send(a.socket.get_ref(), &raw, SendFlags::empty()).unwrap();
+        assert!(matches!(
+            b.receive::<String>().await,
+            Err(ChannelError::TooLarge)
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_stranger_at_the_listening_end_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listener = Listener::bind(&path).unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        assert!(Connection::dial(&path, &PeerRule::Uid(own)).await.is_ok());
+        assert!(matches!(
+            Connection::dial(&path, &PeerRule::Uid(own + 1)).await,
+            Err(ChannelError::Stranger { .. })
+        ));
+    }
+}

@@ -1,0 +1,23 @@
+//! What csi, node-agent and keeper say to each other.
+//!
+//! ```text
+//!   csi ──(Attach, Serve, Detach, Duty)──▶ node-agent ──(content)──▶ keeper
+//!    └──────────────(volumes and their descriptors)──────────────────▲
+//! ```
+//!
+//! Every conversation is a sequence of small JSON frames on a `SOCK_SEQPACKET` socket, each frame
+//! with the descriptors that belong to it (`SCM_RIGHTS`). Both ends check who the other is by
+//! `SO_PEERCRED` before the first frame ([I9]). No frame ever holds a secret: content travels only
+//! as a sealed memfd between node-agent and keeper ([I7]).
+//!
+//! - [`volume`]: the nouns, parsed once;
+//! - [`frame`]: requests and replies of the three conversations;
+//! - [`peer`]: who may talk;
+//! - [`channel`]: frames and descriptors on a socket;
+//! - [`process`]: what each of these processes does first.
+
+pub mod channel;
+pub mod frame;
+pub mod peer;
+pub mod process;
+pub mod volume;

@@ -1,0 +1,29 @@
+//! What a process of this system does before anything else.
+
+use std::io;
+
+use nix::sys::{
+    prctl,
+    resource::{Resource, setrlimit},
+};
+use tracing_subscriber::EnvFilter;
+
+/// Makes this process's memory unreadable to others and to core dumps ([I9]).
+///
+/// First thing in `main`: a child does not inherit it over `exec`.
+pub fn harden() -> io::Result<()> {
+    prctl::set_dumpable(false)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    Ok(())
+}
+
+/// Logs JSON lines to stderr; the level comes from `RUST_LOG`, else info.
+pub fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+}
