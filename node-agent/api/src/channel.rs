@@ -59,8 +59,13 @@ fn seqpacket(path: &Path) -> io::Result<(OwnedFd, SocketAddrUnix)> {
     Ok((socket, SocketAddrUnix::new(path)?))
 }
 
+#[expect(
+    unsafe_code,
+    reason = "tokio offers no safe way to wait for a descriptor"
+)]
 fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::register(socket).map_err(io::Error::from)
+    // SAFETY: an `OwnedFd` names one open descriptor until it is dropped, and the `AsyncFd` owns it.
+    unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
 }
 
 /// A listening socket.
