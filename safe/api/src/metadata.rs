@@ -1,0 +1,10 @@
+//! The headers beside the messages.
+
+/// Follows one command of an operator through every log and audit line.
+pub const CORRELATION_ID: &str = "x-vsecm-correlation-id";
+
+/// Sentinel's second proof: its token, in ASCII.
+pub const ADMIN_TOKEN: &str = "x-vsecm-admin-token";
+
+/// Characters of a correlation id at most.
+pub const CORRELATION_ID_LIMIT: usize = 64;

@@ -1,0 +1,31 @@
+//! What a process of this system does before anything else.
+
+use std::io;
+
+use nix::sys::{
+    prctl,
+    resource::{Resource, setrlimit},
+};
+use tracing_subscriber::EnvFilter;
+
+/// Makes this process's memory unreadable to others and to core dumps ([I9]), and chooses the
+/// one TLS provider of this system.
+///
+/// First thing in `main`: a child does not inherit it over `exec`.
+pub fn harden() -> io::Result<()> {
+    prctl::set_dumpable(false)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    let installed = rustls::crypto::ring::default_provider().install_default();
+    installed.map_err(|_other| io::Error::other("another TLS provider is installed already"))
+}
+
+/// Logs JSON lines to stderr; the level comes from `RUST_LOG`, else `default`.
+pub fn log_to_stderr(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+}
