@@ -1,1 +1,3 @@
-//! skeleton
+//! The kubelet's door.
+
+pub mod proto;
