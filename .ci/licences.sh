@@ -5,16 +5,18 @@ cd "$(dirname "$0")/.."
 allowed=$(sed -n '/^allow = \[/,/^\]/p' deny.toml | grep -oE '"[^"]+"' | tr -d '"')
 [ -n "$allowed" ] || { echo "licences: deny.toml has no list" >&2; exit 1; }
 failed=0
+allowed_all() { # LICENCES, one a line: are all of them allowed?
+  while read -r one; do grep -qxF "$one" <<<"$allowed" || return 1; done
+}
 while IFS='|' read -r licence package; do
-  # one alternative of an OR must be allowed; what stands with AND must be allowed as a whole
   ok=no
-  while read -r alternative; do
-    rest=yes
-    while read -r one; do
-      grep -qxF "$one" <<<"$allowed" || rest=no
-    done < <(sed 's/ AND /\n/g' <<<"$alternative" | tr -d '()' | sed 's/^ *//;s/ *$//')
-    [ $rest = yes ] && ok=yes
-  done < <(sed 's/ OR /\n/g; s,/,\n,g' <<<"$licence")
+  if [[ $licence == *"("* ]]; then # nested: no evaluation, every licence in it must be allowed
+    if tr -d '()' <<<"$licence" | sed 's/ \(AND\|OR\) /\n/g' | allowed_all; then ok=yes; fi
+  else # one alternative must be allowed with all of its parts
+    while read -r alternative; do
+      if sed 's/ AND /\n/g' <<<"$alternative" | allowed_all; then ok=yes; fi
+    done < <(sed 's/ OR /\n/g; s, */ *,\n,g' <<<"$licence")
+  fi
   if [ $ok = no ]; then echo "licences: $package has '$licence'" >&2; failed=1; fi
-done < <(cargo tree --locked --workspace -e normal,build --prefix none --format '{l}|{p}' | sed 's/ (\*)$//' | sort -u)
+done < <(cargo tree --locked --workspace -e normal,build --prefix none --format '{l}|{p}' | sed 's/ (\*)$//' | grep -v '^$' | sort -u)
 exit $failed
