@@ -1,1 +1,27 @@
-//! skeleton
+//! Custody: the one place where secrets rest.
+//!
+//! ```text
+//! sentinel --Put--> grpc -> custodian -> seal -> store      persist, then acknowledge [I1],
+//!                              |                            then publish
+//!                              v
+//! node-agent <--Watch-- grpc <- feed                        one encoded frame for all watchers
+//! ```
+//!
+//! - [`vault`]: which version is served when; pure.
+//! - [`policy`]: who may do what; pure.
+//! - [`custodian`]: the task that owns vault, store and seal.
+//! - [`feed`]: what is published now, and who watches it.
+//! - [`seal`]: records under the root key. [`store`]: where they rest.
+//! - [`identity`]: mutual TLS with SVIDs from SPIRE. [`admin_proof`]: sentinel's second proof.
+//! - [`grpc`]: the contract's services. [`audit`]: one line per decision.
+//! - [`args`] and [`app`]: from flags to a running process.
+//!
+//! What it withstands: whoever reads or writes the data folder without the root key can neither
+//! read nor forge a record (but can delete, or put back an older one); whoever has another
+//! workload's SVID, node-agent's or none gets nothing; who takes sentinel's SVID alone cannot
+//! administer; and no RPC gives a value back to sentinel. What it does not: the holder of the root
+//! key, root on Safe's machine, and a rollback of the whole folder.
+
+pub mod seal;
+pub mod store;
+pub mod vault;

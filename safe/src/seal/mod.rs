@@ -1,0 +1,16 @@
+//! Record to sealed record and back, under the root key.
+//!
+//! A sealed record is an age file for the root key's X25519 recipient: the stock `age` tool opens
+//! it. Inside stands the record and an HMAC over it, so who knows only the recipient cannot forge
+//! one. Nothing outside the seal is believed; the header's own stanza with format version and
+//! fingerprint only helps to *say* that a key is the wrong one.
+
+mod age;
+mod key;
+mod record;
+
+pub use self::{
+    age::{OpenError, Peek, SealError, Sealer, peek},
+    key::{Fingerprint, RootKey, RootKeyError, StoredRecords},
+    record::DecodeError,
+};
