@@ -1,0 +1,73 @@
+//! Flags of `vsecm-csi`; each has an environment variable.
+
+use std::{num::ParseIntError, path::PathBuf, time::Duration};
+
+use vsecm_node_agent_api::peer::PeerRule;
+
+/// CSI node plugin of the secret manager.
+#[derive(Debug, clap::Parser)]
+#[command(version)]
+pub struct Args {
+    /// Socket for the kubelet's CSI calls, as `unix:///PATH`
+    #[arg(long, env = "CSI_ENDPOINT", value_parser = endpoint)]
+    pub endpoint: PathBuf,
+    /// The same socket as the kubelet sees it, if that differs
+    #[arg(long, env = "VSECM_CSI_KUBELET_ENDPOINT")]
+    pub kubelet_endpoint: Option<PathBuf>,
+    /// Socket for the registration with the kubelet, in its folder `plugins_registry`
+    #[arg(long, env = "VSECM_CSI_REGISTRATION_SOCKET")]
+    pub registration_socket: Option<PathBuf>,
+    /// The kubelet's root folder, at the same path here as there
+    #[arg(long, env = "VSECM_KUBELET_DIR", default_value = "/var/lib/kubelet")]
+    pub kubelet_dir: String,
+    /// This node's name
+    #[arg(long, env = "VSECM_NODE_NAME")]
+    pub node_name: String,
+    /// node-agent's socket
+    #[arg(long, env = "VSECM_NODE_AGENT_SOCKET")]
+    pub node_agent_socket: PathBuf,
+    /// Who node-agent is: uid:NUMBER or exe:NAME
+    #[arg(long, env = "VSECM_NODE_AGENT_PEER")]
+    pub node_agent_peer: PeerRule,
+    /// The keeper's socket
+    #[arg(long, env = "VSECM_KEEPER_SOCKET")]
+    pub keeper_socket: PathBuf,
+    /// Who the keeper is: uid:NUMBER or exe:NAME
+    #[arg(long, env = "VSECM_KEEPER_PEER")]
+    pub keeper_peer: PeerRule,
+    // below the 2 minutes that the kubelet gives an RPC
+    /// Seconds that a publish waits for its secret
+    #[arg(long, env = "VSECM_CSI_HOLD_SECONDS", default_value = "110", value_parser = seconds)]
+    pub hold: Duration,
+}
+
+fn endpoint(text: &str) -> Result<PathBuf, String> {
+    match text.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
+        _ => Err("the endpoint is a Unix socket, given as unix:///PATH".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, ParseIntError> {
+    text.parse().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn an_endpoint_is_an_absolute_unix_socket() {
+        assert_eq!(endpoint("unix:///run/csi.sock"), Ok("/run/csi.sock".into()));
+        for bad in ["", "unix://csi.sock", "tcp://1.2.3.4:1", "/run/csi.sock"] {
+            assert!(endpoint(bad).is_err(), "{bad:?} must be refused");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The kubelet's folder, and the targets below it.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2, unlinkat},
+    io::Errno,
+    mount::{MoveMountFlags, UnmountFlags, move_mount, unmount},
+};
+
+use super::{FILESYSTEM, MountError, mountinfo, step, writable_clone};
+use crate::target::{LEAF, Target};
+
+/// What is mounted at a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Occupant {
+    /// Nothing.
+    Free,
+    /// A mount of our type.
+    Ours,
+    /// Another mount, of this type.
+    Foreign(String),
+}
+
+/// The kubelet's folder, opened once: all targets are resolved below this descriptor, without
+/// following a symlink.
+#[derive(Debug)]
+pub struct Kubelet {
+    folder: OwnedFd,
+    /// As mountinfo names it.
+    path: PathBuf,
+}
+
+/// Mounts of ours on one target that are taken away in one go. There is never more than one, unless
+/// a kubelet and a csi that were killed at the wrong moment left more.
+const STACK_LIMIT: usize = 16;
+
+const FOLDER: OFlags = OFlags::PATH
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+const INSIDE: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+
+impl Kubelet {
+    /// Opens the folder.
+    pub fn open(path: &Path) -> Result<Self, MountError> {
+        let path = fs::canonicalize(path).map_err(step("find the kubelet's folder"))?;
+        let folder = openat2(CWD, &path, FOLDER, Mode::empty(), ResolveFlags::empty())
+            .map_err(step("open the kubelet's folder"))?;
+        Ok(Self { folder, path })
+    }
+
+    /// Looks at a target without asking any server.
+    pub fn occupant(&self, target: &Target) -> Result<Occupant, MountError> {
+        // of the thread: the threads of this process share a mount namespace, those of its tests do not
+        let text = fs::read("/proc/thread-self/mountinfo").map_err(step("read mountinfo"))?;
+        let mount = mountinfo::topmost(&text, &self.path.join(target.to_string()));
+        Ok(match mount {
+            None => Occupant::Free,
+            Some(mount) if mount.kind == FILESYSTEM => Occupant::Ours,
+            Some(mount) => Occupant::Foreign(mount.kind),
+        })
+    }
+
+    /// Attaches a detached mount at a free target, making its last folder where that is missing;
+    /// returns the private read-write clone.
+    pub fn attach(&self, target: &Target, mount: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
+        let parent = self
+            .parent(target)
+            .map_err(step("open the folder of the target"))?;
+        match mkdirat(&parent, LEAF, Mode::from_raw_mode(0o750)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(step("make the target folder")(e)),
+        }
+        // not across a mount: what has come there since the caller looked is refused (EXDEV)
+        let leaf = openat2(
+            &parent,
+            LEAF,
+            FOLDER,
+            Mode::empty(),
+            INSIDE | ResolveFlags::NO_XDEV,
+        )
+        .map_err(step("open the target folder"))?;
+        let by_descriptor =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(mount, "", &leaf, "", by_descriptor)
+            .map_err(step("attach the mount to the target (move_mount)"))?;
+        writable_clone(mount)
+    }
+
+    /// The private read-write clone of the mount at the target, for a csi that has lost it.
+    pub fn writable(&self, target: &Target) -> Result<OwnedFd, MountError> {
+        let parent = self
+            .parent(target)
+            .map_err(step("open the folder of the target"))?;
+        let attached = openat2(&parent, LEAF, FOLDER, Mode::empty(), INSIDE)
+            .map_err(step("open the target"))?;
+        writable_clone(attached.as_fd())
+    }
+
+    /// Takes away what is ours at the target, and its folder. What is not there is no error.
+    pub fn clear(&self, target: &Target) -> Result<(), MountError> {
+        let parent = match self.parent(target) {
+            Ok(parent) => parent,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(step("open the folder of the target")(e)),
+        };
+        for _mount in 0..STACK_LIMIT {
+            if self.occupant(target)? != Occupant::Ours {
+                break;
+            }
+            // umount2 takes no descriptor; this path has no part that could be a symlink of others
+            let path = format!("/proc/thread-self/fd/{}/{LEAF}", parent.as_raw_fd());
+            match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+                Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+                Err(e) => return Err(step("unmount the target")(e)),
+            }
+        }
+        match unlinkat(&parent, LEAF, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(e) => {
+                let error = io::Error::from(e);
+                tracing::warn!(%target, %error, "the target folder stays: it is not ours to empty");
+            }
+        }
+        Ok(())
+    }
+
+    fn parent(&self, target: &Target) -> Result<OwnedFd, Errno> {
+        openat2(&self.folder, target.folder(), FOLDER, Mode::empty(), INSIDE)
+    }
+}
