@@ -11,7 +11,8 @@
 //! - [`policy`]: who may do what; pure.
 //! - [`custodian`]: the task that owns vault, store and seal.
 //! - [`feed`]: what is published now, and who watches it.
-//! - [`seal`]: records under the root key. [`store`]: where they rest.
+//! - [`seal`]: records under the root key. [`store`]: where they rest. [`recovery`]: from there
+//!   back into the vault, at start.
 //! - [`identity`]: mutual TLS with SVIDs from SPIRE. [`admin_proof`]: sentinel's second proof.
 //! - [`grpc`]: the contract's services. [`audit`]: one line per decision.
 //! - [`args`] and [`app`]: from flags to a running process.
@@ -22,6 +23,16 @@
 //! administer; and no RPC gives a value back to sentinel. What it does not: the holder of the root
 //! key, root on Safe's machine, and a rollback of the whole folder.
 
+pub mod admin_proof;
+pub mod app;
+pub mod args;
+pub mod audit;
+pub mod custodian;
+pub mod feed;
+pub mod grpc;
+pub mod identity;
+pub mod policy;
+pub mod recovery;
 pub mod seal;
 pub mod store;
 pub mod vault;

@@ -1,0 +1,125 @@
+//! `Admin`: sentinel registers, deletes and lists. No call gives a value back ([I11]).
+
+use std::sync::Arc;
+
+use prost_types::Timestamp;
+use time::OffsetDateTime;
+use tonic::{Request, Response, Status};
+use vsecm_safe_api::{
+    metadata,
+    name::SecretKey,
+    proto::{
+        self, DeleteRequest, DeleteResponse, ListRequest, ListResponse, PutRequest, PutResponse,
+        admin_server::Admin,
+    },
+    value::SecretValue,
+    wire::{self, WireError},
+};
+
+use super::{About, Caller, Services, status};
+use crate::{custodian::Listed, policy::Action, vault::Draft};
+
+pub(super) struct AdminService(Arc<Services>);
+
+impl AdminService {
+    pub(super) fn new(services: Arc<Services>) -> Self {
+        Self(services)
+    }
+
+    async fn enter<T>(&self, request: Request<T>, action: Action) -> Result<(Caller, T), Status> {
+        let correlation_id = request.metadata().get(metadata::CORRELATION_ID);
+        let correlation_id = correlation_id.map(|id| id.as_bytes().to_vec());
+        let extensions = request.extensions();
+        let caller = Caller::new(extensions, correlation_id.as_deref())?;
+        let token = request.metadata().get(metadata::ADMIN_TOKEN);
+        let token = token.and_then(|token| token.to_str().ok());
+        self.0.administer(&caller, action, token).await?;
+        Ok((caller, request.into_inner()))
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let (caller, request) = self.enter(request, Action::Put).await?;
+        // first of all into a type that wipes it. What tonic's own buffers held stays behind in
+        // freed memory: the process is non-dumpable ([I9])
+        let document = SecretValue::new(request.value).map_err(|e| status::from_value(&e))?;
+        let key = key(request.key.as_ref())?;
+        let parse = || -> Result<Draft, WireError> {
+            Ok(Draft {
+                document,
+                format: wire::format(request.format)?,
+                not_before: moment(request.not_before.as_ref())?,
+                expires: moment(request.expires.as_ref())?,
+            })
+        };
+        let draft = parse().map_err(|e| status::from_wire(&e))?;
+        let written = self.0.custodian.put(key.clone(), draft).await;
+        let about = About {
+            secret: Some(&key),
+            revision: written.as_ref().ok().copied(),
+            context: "",
+        };
+        let outcome = if written.is_ok() { "stored" } else { "failed" };
+        caller.audit(Action::Put, &about, outcome);
+        let revision = written.map_err(|e| status::from_write(&e))?.0;
+        Ok(Response::new(PutResponse { revision }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<DeleteRequest>,
+    ) -> Result<Response<DeleteResponse>, Status> {
+        let (caller, request) = self.enter(request, Action::Delete).await?;
+        let key = key(request.key.as_ref())?;
+        let written = self.0.custodian.delete(key.clone()).await;
+        let about = About {
+            secret: Some(&key),
+            revision: written.as_ref().ok().copied().flatten(),
+            context: "",
+        };
+        let outcome = match &written {
+            Ok(Some(_)) => "deleted",
+            Ok(None) => "nothing to delete",
+            Err(_) => "failed",
+        };
+        caller.audit(Action::Delete, &about, outcome);
+        let existed = written.map_err(|e| status::from_write(&e))?.is_some();
+        Ok(Response::new(DeleteResponse { existed }))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        let (caller, ListRequest {}) = self.enter(request, Action::List).await?;
+        let listed = self.0.custodian.list().await;
+        let listed = listed.map_err(|e| status::from_write(&e))?;
+        caller.audit(Action::List, &About::default(), "listed");
+        let items = listed.iter().map(item).collect();
+        Ok(Response::new(ListResponse { items }))
+    }
+}
+
+fn key(key: Option<&proto::SecretKey>) -> Result<SecretKey, Status> {
+    key.ok_or(WireError::Missing("key"))
+        .and_then(SecretKey::try_from)
+        .map_err(|e| status::from_wire(&e))
+}
+
+fn moment(stamp: Option<&Timestamp>) -> Result<Option<OffsetDateTime>, WireError> {
+    stamp.map(wire::time).transpose()
+}
+
+fn item(listed: &Listed) -> proto::Item {
+    let absent = listed.absent.map_or(proto::Reason::Unspecified, Into::into);
+    proto::Item {
+        key: Some((&listed.key).into()),
+        revision: listed.revision.0,
+        format: proto::Format::from(listed.format).into(),
+        created: listed.created.map(wire::timestamp),
+        updated: listed.updated.map(wire::timestamp),
+        not_before: listed.not_before.map(wire::timestamp),
+        expires: listed.expires.map(wire::timestamp),
+        size_bytes: u64::try_from(listed.size).unwrap_or(u64::MAX),
+        absent: absent.into(),
+    }
+}
