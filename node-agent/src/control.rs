@@ -1,0 +1,129 @@
+//! The socket on which csi asks, and takes orders.
+
+use std::{os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+use vsecm_node_agent_api::{
+    channel::{ChannelError, Connection, Listener},
+    frame::{AgentReply, AgentRequest},
+    peer::PeerRule,
+};
+
+use crate::{duty::Duty, volumes::Volumes};
+
+/// A connection that says nothing is closed.
+const REQUEST_WAIT: Duration = Duration::from_secs(10);
+
+/// The longest hold: the kubelet gives an RPC two minutes.
+const LONGEST_HOLD: Duration = Duration::from_secs(120);
+
+/// Serves csi, and nobody else.
+#[derive(Debug)]
+pub struct Control {
+    listener: Listener,
+    csi: PeerRule,
+    volumes: Arc<Volumes>,
+    duty: Arc<Duty>,
+}
+
+impl Control {
+    /// Listens at `path`.
+    ///
+    /// # Errors
+    /// [`ChannelError::Open`].
+    pub fn bind(
+        path: &Path,
+        csi: PeerRule,
+        volumes: Arc<Volumes>,
+        duty: Arc<Duty>,
+    ) -> Result<Self, ChannelError> {
+        let listener = Listener::bind(path)?;
+        info!(socket = %path.display(), "ready");
+        Ok(Self {
+            listener,
+            csi,
+            volumes,
+            duty,
+        })
+    }
+
+    /// Serves until the process ends.
+    pub async fn run(self) {
+        let (volumes, duty) = (self.volumes, self.duty);
+        loop {
+            match self.listener.accept().await {
+                Ok((connection, peer)) if self.csi.admits(peer) => {
+                    let (volumes, duty) = (Arc::clone(&volumes), Arc::clone(&duty));
+                    tokio::spawn(async move {
+                        if let Err(error) = converse(&connection, &volumes, &duty).await {
+                            debug!(%error, "a conversation with csi broke");
+                        }
+                    });
+                }
+                Ok((_connection, peer)) => {
+                    warn!(
+                        peer.pid,
+                        peer.uid, "a process that is not csi was turned away"
+                    );
+                }
+                Err(error) => {
+                    warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+}
+
+async fn converse(
+    connection: &Connection,
+    volumes: &Volumes,
+    duty: &Duty,
+) -> Result<(), ChannelError> {
+    let Ok(received) = timeout(REQUEST_WAIT, connection.receive::<AgentRequest>()).await else {
+        return Err(ChannelError::Closed);
+    };
+    let Some((request, mut descriptors)) = received? else {
+        return Ok(());
+    };
+    if matches!(request, AgentRequest::Duty) {
+        connection.send(&AgentReply::Done, &[]).await?;
+        return duty.serve(connection).await;
+    }
+    let reply = tokio::select! {
+        reply = answer(request, descriptors.pop(), volumes) => reply,
+        // nobody is there to hear the answer of a long hold
+        () = connection.closed() => return Ok(()),
+    };
+    connection.send(&reply, &[]).await
+}
+
+async fn answer(
+    request: AgentRequest,
+    descriptor: Option<OwnedFd>,
+    volumes: &Volumes,
+) -> AgentReply {
+    let no_descriptor = || AgentReply::Refused {
+        reason: "the frame came without a descriptor of /dev/fuse".to_owned(),
+    };
+    match (request, descriptor) {
+        (AgentRequest::Attach { record, hold_ms }, _) => {
+            let hold = Duration::from_millis(hold_ms).min(LONGEST_HOLD);
+            volumes.attach(record, hold).await
+        }
+        (AgentRequest::Serve { volume }, Some(descriptor)) => {
+            volumes.serve(&volume, descriptor).await
+        }
+        (AgentRequest::Resume { record }, Some(descriptor)) => {
+            volumes.resume(&record, descriptor).await
+        }
+        (AgentRequest::Serve { .. } | AgentRequest::Resume { .. }, None) => no_descriptor(),
+        (AgentRequest::Detach { volume }, _) => {
+            volumes.detach(&volume).await;
+            AgentReply::Done
+        }
+        (AgentRequest::State { volume }, _) => volumes.state(&volume),
+        (AgentRequest::Duty, _) => AgentReply::Done,
+    }
+}

@@ -1,0 +1,439 @@
+//! Answers the kernel, from memory only ([I5]).
+//!
+//! No-open mode: OPEN and OPENDIR are answered ENOSYS once, and all answers are valid for ever.
+//! After that an open, a read and a listing of what was read before cost no request, and work while
+//! no process serves the volume at all. What changes is told to the kernel: by csi's own file
+//! operations, or by a notification.
+
+use std::{
+    ffi::OsStr,
+    io,
+    path::Path,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use fuser::{
+    Errno, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+};
+use tracing::{debug, warn};
+
+use self::attr::{absent, attr, file_type};
+use crate::{
+    inode::ROOT,
+    mirror::{Mirror, Node, Refusal, link_target},
+    view::View,
+};
+
+mod attr;
+
+/// For ever; a larger number of seconds is no `Duration` in the kernel.
+const FOREVER: Duration = Duration::from_secs(1 << 31);
+
+/// What is asked of the kernel; a flag that it does not offer is done without.
+///
+/// - `CACHE_SYMLINKS`: else each path walk costs a READLINK;
+/// - `EXPLICIT_INVAL_DATA`: a GETATTR never drops pages of a version;
+/// - `HAS_RESEND`: a successor gets what its predecessor had taken;
+/// - `NO_EXPORT_SUPPORT`: no file handles, which would pass by the mount.
+const WANTED: InitFlags = InitFlags::FUSE_PARALLEL_DIROPS
+    .union(InitFlags::FUSE_CACHE_SYMLINKS)
+    .union(InitFlags::FUSE_EXPLICIT_INVAL_DATA)
+    .union(InitFlags::FUSE_HAS_RESEND)
+    .union(InitFlags::FUSE_NO_EXPORT_SUPPORT);
+
+/// Serves a view.
+#[derive(Debug)]
+pub struct VolumeFilesystem {
+    view: Arc<View>,
+}
+
+impl VolumeFilesystem {
+    /// Serves `view`.
+    pub fn new(view: Arc<View>) -> Self {
+        Self { view }
+    }
+
+    fn refuse(operation: &str, name: &OsStr, refusal: Refusal) -> Errno {
+        debug!(operation, ?name, %refusal, "a change was refused");
+        match refusal {
+            Refusal::ReadOnly => Errno::EROFS,
+            Refusal::Missing => Errno::ENOENT,
+            Refusal::NotEmpty => Errno::ENOTEMPTY,
+        }
+    }
+
+    fn changed(
+        &self,
+        operation: &str,
+        name: &OsStr,
+        reply: ReplyEmpty,
+        change: impl FnOnce(&mut Mirror, &str) -> Result<(), Refusal>,
+    ) {
+        let name_text = name.to_str().ok_or(Refusal::Missing);
+        match name_text.and_then(|text| self.view.change(|mirror| change(mirror, text))) {
+            Ok(()) => reply.ok(),
+            Err(refusal) => reply.error(Self::refuse(operation, name, refusal)),
+        }
+    }
+
+    fn forgotten(&self, ino: u64, count: u64) {
+        let mirror = self.view.load();
+        if let Some(Node::File(shelf, _) | Node::Folder(shelf)) = mirror.node(ino) {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            shelf.looked_up().fetch_sub(count, Relaxed);
+        }
+    }
+}
+
+fn found(mirror: &Mirror, node: &Node<'_>, reply: ReplyEntry) {
+    let attributes = mirror.entry(node);
+    if let Node::File(shelf, _) | Node::Folder(shelf) = node {
+        shelf.looked_up().fetch_add(1, Relaxed);
+    }
+    reply.entry(
+        &FOREVER,
+        &attr(&attributes),
+        Generation(attributes.generation),
+    );
+}
+
+impl Filesystem for VolumeFilesystem {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let offered = config.capabilities();
+        if let Err(missing) = config.add_capabilities(WANTED & offered) {
+            warn!(?missing, "the kernel refuses what it offered");
+        }
+        // nothing is ever written
+        if let Err(nearest) = config.set_max_write(4096) {
+            warn!(nearest, "the size of writes cannot be bounded");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let mirror = self.view.load();
+        match name.to_str().and_then(|name| mirror.lookup(parent.0, name)) {
+            Some(node) => found(&mirror, &node, reply),
+            // remembered by the kernel until the name appears: a flood of missing names costs nothing
+            None => reply.entry(&FOREVER, &absent(), Generation(0)),
+        }
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        self.forgotten(ino.0, count);
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        match self.view.load().attributes(ino.0) {
+            Some(attributes) => reply.attr(&FOREVER, &attr(&attributes)),
+            None => reply.error(Errno::ESTALE),
+        }
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.view.load().node(ino.0) {
+            Some(Node::Pointer(dir)) => reply.data(dir.as_str().as_bytes()),
+            Some(Node::Link(name)) => reply.data(link_target(name).as_bytes()),
+            _ => reply.error(Errno::ESTALE),
+        }
+    }
+
+    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let mirror = self.view.load();
+        let Some(Node::File(shelf, file)) = mirror.node(ino.0) else {
+            return reply.error(Errno::ESTALE);
+        };
+        let bytes = shelf.tree().bytes(file);
+        let start = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
+        let end = start.saturating_add(size as usize).min(bytes.len());
+        reply.data(bytes.get(start..end).unwrap_or_default());
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let mirror = self.view.load();
+        let Some(mut names) = mirror.list(ino.0) else {
+            return reply.error(Errno::ENOTDIR);
+        };
+        // an entry's place is its inode, so that places stay right when others come and go
+        names.sort_by_key(|(_name, attributes)| attributes.ino);
+        let dots = [(ino, 1, "."), (INodeNo(ROOT), 2, "..")];
+        let dots = dots.map(|(ino, at, name)| (ino, at, FileType::Directory, name));
+        let names = names
+            .into_iter()
+            .map(|(name, a)| (INodeNo(a.ino), a.ino, file_type(a.kind), name));
+        for (ino, at, kind, name) in dots.into_iter().chain(names) {
+            if at > offset && reply.add(ino, at, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let mirror = self.view.load();
+        let tree = mirror.shown();
+        let blocks = tree.map_or(0, |tree| tree.size().div_ceil(4096));
+        let files = tree.map_or(0, |tree| tree.files().len());
+        reply.statfs(blocks as u64, 0, 0, files as u64, 0, 4096, 255, 4096);
+    }
+
+    fn symlink(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let (Some(text), Some(target)) = (name.to_str(), target.to_str()) else {
+            return reply.error(Errno::EROFS);
+        };
+        let change = |mirror: &mut Mirror| mirror.symlink(parent.0, text, target);
+        if let Err(refusal) = self.view.change(change) {
+            return reply.error(Self::refuse("symlink", name, refusal));
+        }
+        let mirror = self.view.load();
+        match mirror.lookup(parent.0, text) {
+            Some(node) => found(&mirror, &node, reply),
+            None => reply.error(Errno::EROFS),
+        }
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let Some(to) = new_name.to_str().filter(|_name| flags.is_empty()) else {
+            return reply.error(Errno::EROFS);
+        };
+        self.changed("rename", name, reply, |mirror, from| {
+            mirror.rename((parent.0, from), (new_parent.0, to))
+        });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.changed("unlink", name, reply, |mirror, name| {
+            mirror.unlink(parent.0, name)
+        });
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.changed("rmdir", name, reply, |mirror, name| {
+            mirror.rmdir(parent.0, name)
+        });
+    }
+
+    // The rest of the protocol: refused, or not there (which the kernel remembers). Not left to
+    // fuser's defaults, as those write a log line per request.
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        _size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<std::time::SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<std::time::SystemTime>,
+        _chgtime: Option<std::time::SystemTime>,
+        _bkuptime: Option<std::time::SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mknod(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _device: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mkdir(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _parent: INodeNo,
+        _name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn create(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: fuser::ReplyCreate,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _offset: u64,
+        _data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: fuser::ReplyXattr,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _request: &Request, _ino: INodeNo, _size: u32, reply: fuser::ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn access(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _mask: fuser::AccessFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_size: u32,
+        reply: fuser::ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: fuser::ReplyLseek,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}

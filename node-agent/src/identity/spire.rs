@@ -1,0 +1,247 @@
+//! SPIRE's Delegated Identity API.
+//!
+//! The raw client: the comfortable one of `spire-api` yields only the first SVID of a message, and
+//! their order is random.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use spiffe::{
+    X509Svid,
+    transport::{Endpoint, connect},
+};
+use spire_api::pb::spire::api::{
+    agent::delegatedidentity::v1::{
+        SubscribeToX509sviDsRequest, SubscribeToX509sviDsResponse,
+        delegated_identity_client::DelegatedIdentityClient,
+    },
+    types::Selector,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tonic::{Status, Streaming};
+use tracing::{info, warn};
+use vsecm_node_agent_api::volume::PodRef;
+use vsecm_safe_api::client::chain;
+
+use super::{Chooser, Identity, Issue, PodIdentity, Standing};
+use crate::backoff::Backoff;
+
+/// An empty first message of a new stream is no withdrawal before this time is over: a SPIRE agent
+/// that has just started may not have heard of all entries.
+const WITHDRAWAL_GRACE: Duration = Duration::from_secs(60);
+
+/// Pods' identities from a SPIRE agent.
+#[derive(Debug)]
+pub struct SpireDelegate {
+    endpoint: Endpoint,
+    node: String,
+    chooser: Chooser,
+}
+
+/// Why a stream ended or a message was not used.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error("SPIRE's admin socket cannot be reached")]
+    Connect(#[source] spiffe::transport::TransportError),
+    #[error("SPIRE's agent refused or failed")]
+    Status(#[source] Box<Status>),
+    #[error("SPIRE's agent ended the stream")]
+    Ended,
+}
+
+impl SpireDelegate {
+    /// Asks the agent at `socket` for pods of `node`.
+    ///
+    /// # Errors
+    /// The socket is not a `unix://` or `tcp://` URI.
+    pub fn new(
+        socket: &str,
+        node: String,
+        chooser: Chooser,
+    ) -> Result<Self, spiffe::transport::EndpointError> {
+        Ok(Self {
+            endpoint: Endpoint::parse(socket)?,
+            node,
+            chooser,
+        })
+    }
+
+    /// Only what the kubelet and the node say, never anything that a pod's author wrote.
+    fn selectors(&self, pod: &PodRef) -> Vec<Selector> {
+        let selector = |value: String| Selector {
+            r#type: "k8s".to_owned(),
+            value,
+        };
+        vec![
+            selector(format!("ns:{}", pod.namespace)),
+            selector(format!("sa:{}", pod.service_account)),
+            selector(format!("pod-name:{}", pod.name)),
+            selector(format!("pod-uid:{}", pod.uid)),
+            selector(format!("node-name:{}", self.node)),
+        ]
+    }
+}
+
+impl PodIdentity for SpireDelegate {
+    fn follow(&self, pod: &PodRef) -> watch::Receiver<Standing> {
+        let (sender, receiver) = watch::channel(Standing::default());
+        let follower = Follower {
+            endpoint: self.endpoint.clone(),
+            selectors: self.selectors(pod),
+            chooser: self.chooser.clone(),
+            pod: pod.clone(),
+            sender,
+        };
+        tokio::spawn(follower.run());
+        receiver
+    }
+}
+
+struct Follower {
+    endpoint: Endpoint,
+    selectors: Vec<Selector>,
+    chooser: Chooser,
+    pod: PodRef,
+    sender: watch::Sender<Standing>,
+}
+
+impl Follower {
+    async fn run(self) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            let ended = tokio::select! {
+                () = self.sender.closed() => return,
+                ended = self.stream(&mut backoff) => ended,
+            };
+            let reason = chain(&ended);
+            warn!(pod = %self.pod.name, namespace = %self.pod.namespace, reason, "the stream of identities broke, and is opened again");
+            self.sender
+                .send_modify(|standing| standing.trouble = Some(reason));
+            tokio::select! {
+                () = self.sender.closed() => return,
+                () = tokio::time::sleep(backoff.next()) => {}
+            }
+        }
+    }
+
+    async fn stream(&self, backoff: &mut Backoff) -> StreamError {
+        let mut stream = match self.open().await {
+            Ok(stream) => stream,
+            Err(error) => return error,
+        };
+        let mut was_issued = false;
+        let grace_ends = Instant::now() + WITHDRAWAL_GRACE;
+        let mut is_in_doubt = false;
+        loop {
+            let message = tokio::select! {
+                message = stream.message() => message,
+                () = sleep_until(grace_ends), if is_in_doubt => {
+                    is_in_doubt = false;
+                    self.withdraw();
+                    continue;
+                }
+            };
+            match message {
+                Ok(Some(message)) => {
+                    backoff.reset();
+                    let is_issued = self.take(&message);
+                    is_in_doubt = !is_issued && !was_issued;
+                    if !is_issued && was_issued {
+                        self.withdraw();
+                    }
+                    was_issued = is_issued;
+                }
+                Ok(None) => return StreamError::Ended,
+                Err(status) => return StreamError::Status(Box::new(status)),
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Streaming<SubscribeToX509sviDsResponse>, StreamError> {
+        let channel = connect(&self.endpoint)
+            .await
+            .map_err(StreamError::Connect)?;
+        let request = SubscribeToX509sviDsRequest {
+            selectors: self.selectors.clone(),
+            pid: 0,
+        };
+        let response = DelegatedIdentityClient::new(channel)
+            .subscribe_to_x509svi_ds(request)
+            .await
+            .map_err(|status| StreamError::Status(Box::new(status)))?;
+        Ok(response.into_inner())
+    }
+
+    /// Whether the message holds the pod's identity; if so it is told.
+    fn take(&self, message: &SubscribeToX509sviDsResponse) -> bool {
+        let offered = parse(message, &self.pod);
+        let id = |offer: &Offer| offer.svid.spiffe_id().to_string();
+        let (issue, trouble) = match self.chooser.choose(&self.pod, &offered, id) {
+            Ok(Some((offer, key))) => {
+                let identity = Identity {
+                    svid: Arc::clone(&offer.svid),
+                    key,
+                    expires: offer.expires,
+                };
+                info!(pod = %self.pod.name, namespace = %self.pod.namespace, ?identity, "an identity was issued");
+                (Some(Issue::Issued(Arc::new(identity))), None)
+            }
+            Ok(None) => (None, None),
+            Err(ambiguous) => {
+                warn!(pod = %self.pod.name, namespace = %self.pod.namespace, %ambiguous, "no identity is chosen");
+                (None, Some(ambiguous.to_string()))
+            }
+        };
+        let is_issued = issue.is_some();
+        self.sender.send_modify(|standing| {
+            standing.trouble = trouble;
+            if let Some(issue) = issue {
+                standing.issue = issue;
+            }
+        });
+        is_issued
+    }
+
+    fn withdraw(&self) {
+        self.sender.send_if_modified(|standing| {
+            let was_issued = matches!(standing.issue, Issue::Issued(_));
+            if was_issued {
+                warn!(pod = %self.pod.name, namespace = %self.pod.namespace, "SPIRE withdrew the pod's identity");
+                standing.issue = Issue::Withdrawn;
+            }
+            was_issued
+        });
+    }
+}
+
+struct Offer {
+    svid: Arc<X509Svid>,
+    expires: SystemTime,
+}
+
+fn parse(message: &SubscribeToX509sviDsResponse, pod: &PodRef) -> Vec<Offer> {
+    let offer =
+        |with_key: &spire_api::pb::spire::api::agent::delegatedidentity::v1::X509svidWithKey| {
+            let svid = with_key.x509_svid.as_ref()?;
+            let chain: Vec<u8> = svid.cert_chain.concat();
+            let hint = (!svid.hint.is_empty()).then(|| Arc::from(svid.hint.as_str()));
+            let parsed = X509Svid::parse_from_der_with_hint(&chain, &with_key.x509_svid_key, hint);
+            match parsed {
+                Ok(parsed) => Some(Offer {
+                    svid: Arc::new(parsed),
+                    expires: SystemTime::UNIX_EPOCH
+                        + Duration::from_secs(u64::try_from(svid.expires_at).unwrap_or_default()),
+                }),
+                Err(error) => {
+                    warn!(pod = %pod.name, namespace = %pod.namespace, %error, "an identity is not understood");
+                    None
+                }
+            }
+        };
+    message.x509_svids.iter().filter_map(offer).collect()
+}

@@ -1,0 +1,307 @@
+//! With a real mount each, in a mount namespace of its own.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Read as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+
+use super::*;
+use crate::{
+    inode::Numbers,
+    mirror::{Mirror, Origin, Swap, link_target},
+    tree::tests::tree,
+};
+
+/// A mount that goes when it is dropped. The test's own thread has the namespace; threads that it
+/// starts later share it.
+struct Mount {
+    dir: tempfile::TempDir,
+}
+
+impl Mount {
+    /// A mount whose INIT waits in the descriptor that is returned.
+    fn new() -> (Self, OwnedFd) {
+        unshare(CloneFlags::CLONE_NEWNS).expect("these tests need root, or a user namespace");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let fuse = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .expect("these tests need /dev/fuse");
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
+            fuse.as_raw_fd()
+        );
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(
+            Some("vsecm"),
+            dir.path(),
+            Some("fuse.vsecm"),
+            flags,
+            Some(options.as_str()),
+        )
+        .unwrap();
+        (Self { dir }, fuse.into())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        drop(umount2(self.dir.path(), MntFlags::MNT_DETACH));
+    }
+}
+
+/// Runs `test` on a thread of its own, as `unshare` is for ever.
+fn apart(test: impl FnOnce() + Send + 'static) {
+    thread::spawn(test).join().unwrap();
+}
+
+fn view(revision: u64, text: &str, origin: Origin) -> Arc<View> {
+    let tree = Arc::new(tree(revision, text));
+    Arc::new(View::new(Mirror::new(Numbers::new("csi-1"), tree, origin)))
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Stages a version, and swaps to it as csi does.
+fn rotate(view: &View, serving: &Serving, root: &Path, revision: u64, text: &str) {
+    let new = Arc::new(tree(revision, text));
+    let publish = new.dir().clone();
+    let old = view.set(|mirror| {
+        let old = mirror.shown().unwrap().dir().clone();
+        mirror.stage(Arc::clone(&new), Origin::Own);
+        mirror.expect(Some(Swap {
+            publish: publish.clone(),
+            retire: Some(old.clone()),
+        }));
+        old
+    });
+    serving.forget_name(publish.as_str());
+    serving.forget_listing();
+    let at = |name: &str| root.join(name);
+    std::os::unix::fs::symlink(publish.as_str(), at("..data_tmp")).unwrap();
+    fs::rename(at("..data_tmp"), at(DATA)).unwrap();
+    let present = names(root);
+    for file in new.files() {
+        let name = file.name().as_str();
+        if !present.iter().any(|known| known == name) {
+            std::os::unix::fs::symlink(link_target(name), at(name)).unwrap();
+        }
+    }
+    for name in present {
+        if !name.starts_with("..") && new.file(&name).is_none() {
+            fs::remove_file(at(&name)).unwrap();
+        }
+    }
+    let retired = at(old.as_str());
+    for name in names(&retired) {
+        fs::remove_file(retired.join(name)).unwrap();
+    }
+    fs::remove_dir(retired).unwrap();
+    view.set(|mirror| {
+        mirror.expect(None);
+        mirror.prune(std::time::Instant::now());
+    });
+}
+
+#[test]
+fn a_volume_looks_like_a_secret_volume() {
+    apart(|| {
+        let (mount, fuse) = Mount::new();
+        let view = view(7, "{\"user\":\"admin\"}", Origin::Own);
+        let (_serving, _end) = serve(view, fuse, Start::Fresh).unwrap();
+        assert_eq!(mount.text("user"), "admin");
+        assert_eq!(mount.text("secrets.json"), "{\"user\":\"admin\"}");
+        assert_eq!(names(mount.dir.path()), ["..7", "..data", "secrets.json", "user"]);
+        assert_eq!(names(&mount.path("..data")), ["secrets.json", "user"]);
+        let link = fs::read_link(mount.path("user")).unwrap();
+        assert_eq!(link, Path::new("..data/user"));
+        let file = fs::metadata(mount.path("user")).unwrap();
+        assert_eq!((file.mode() & 0o7777, file.uid(), file.len()), (0o444, 0, 5));
+        let root = fs::metadata(mount.dir.path()).unwrap();
+        assert_eq!(root.mode() & 0o7777, 0o755);
+        assert!(fs::metadata(mount.path("missing")).is_err());
+    });
+}
+
+#[test]
+fn whoever_writes_outside_a_swap_hears_that_the_volume_is_read_only() {
+    apart(|| {
+        let (mount, fuse) = Mount::new();
+        let view = view(7, "{\"user\":\"admin\"}", Origin::Own);
+        let (_serving, _end) = serve(view, fuse, Start::Fresh).unwrap();
+        let refused = |result: std::io::Result<()>| {
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(30), "EROFS");
+        };
+        refused(fs::write(mount.path("new"), "x"));
+        refused(fs::write(mount.path("user"), "x"));
+        refused(fs::remove_file(mount.path("user")));
+        refused(fs::remove_file(mount.path("..7/user")));
+        refused(fs::create_dir(mount.path("folder")));
+        refused(fs::rename(mount.path("user"), mount.path("other")));
+        refused(std::os::unix::fs::symlink("/etc", mount.path("..data_tmp")));
+        refused(fs::hard_link(mount.path("..7/user"), mount.path("hard")));
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        refused(fs::set_permissions(mount.path("..7/user"), mode));
+        assert_eq!(mount.text("user"), "admin");
+    });
+}
+
+#[test]
+fn a_swap_shows_the_new_version_at_once_and_open_files_keep_theirs() {
+    apart(|| {
+        let (mount, fuse) = Mount::new();
+        let view = view(1, "{\"a\":\"old\",\"gone\":1}", Origin::Own);
+        let (serving, _end) = serve(Arc::clone(&view), fuse, Start::Fresh).unwrap();
+        assert_eq!(mount.text("a"), "old");
+        assert!(fs::metadata(mount.path("..2")).is_err(), "remembered as missing");
+        assert!(fs::metadata(mount.path("fresh")).is_err(), "remembered as missing");
+        let mut held = File::open(mount.path("a")).unwrap();
+        let unread = File::open(mount.path("gone")).unwrap();
+        rotate(&view, &serving, mount.dir.path(), 2, "{\"a\":\"new\",\"fresh\":2}");
+        assert_eq!(mount.text("a"), "new");
+        assert_eq!(mount.text("fresh"), "2");
+        assert_eq!(
+            names(mount.dir.path()),
+            ["..2", "..data", "a", "fresh", "secrets.json"]
+        );
+        let mut text = String::new();
+        held.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "old");
+        assert_eq!(std::io::read_to_string(unread).unwrap(), "1");
+        // the kernel forgets the old version when its last descriptor is closed
+        drop(held);
+        let held = view.load();
+        assert_eq!(held.versions(), 2);
+    });
+}
+
+#[test]
+fn a_thousand_keys_are_listed_and_read() {
+    apart(|| {
+        let members: Vec<String> = (0..1000).map(|n| format!("\"k{n}\":\"v{n}\"")).collect();
+        let (mount, fuse) = Mount::new();
+        let view = view(1, &format!("{{{}}}", members.join(",")), Origin::Own);
+        let (_serving, _end) = serve(view, fuse, Start::Fresh).unwrap();
+        assert_eq!(names(mount.dir.path()).len(), 1003);
+        assert_eq!(names(&mount.path("..data")).len(), 1001);
+        for n in 0..1000 {
+            assert_eq!(mount.text(&format!("k{n}")), format!("v{n}"));
+        }
+    });
+}
+
+#[test]
+fn a_successor_goes_on_with_the_same_descriptor_and_inodes() {
+    apart(|| {
+        let (mount, fuse) = Mount::new();
+        let kept = fuse.try_clone().unwrap();
+        let json = "{\"a\":\"one\",\"b\":\"two\"}";
+        // the predecessor answers INIT and nothing more, then is gone with its descriptor
+        let predecessor = VolumeFilesystem::new(view(1, json, Origin::Own));
+        drop(Session::from_fd(predecessor, fuse, SessionACL::All, config()).unwrap());
+        let reader = {
+            let path = mount.path("a");
+            thread::spawn(move || fs::read_to_string(path))
+        };
+        let view = view(1, json, Origin::Inherited);
+        let (serving, _end) = serve(Arc::clone(&view), kept, Start::Resumed).unwrap();
+        assert_eq!(reader.join().unwrap().unwrap(), "one");
+        assert_eq!(mount.text("b"), "two");
+        rotate(&view, &serving, mount.dir.path(), 2, "{\"a\":\"three\"}");
+        assert_eq!(mount.text("a"), "three");
+        assert!(fs::metadata(mount.path("b")).is_err());
+    });
+}
+
+#[test]
+fn a_session_ends_when_the_volume_is_unmounted_and_cannot_be_resumed_then() {
+    apart(|| {
+        let (mount, fuse) = Mount::new();
+        let kept = fuse.try_clone().unwrap();
+        let view = view(1, "{}", Origin::Own);
+        let (_serving, end) = serve(Arc::clone(&view), fuse, Start::Fresh).unwrap();
+        assert_eq!(mount.text("secrets.json"), "{}");
+        drop(mount);
+        assert!(matches!(end.blocking_recv().unwrap(), End::Closed));
+        let refused = serve(view, kept, Start::Resumed);
+        assert!(matches!(refused, Err(SessionError::Closed)));
+    });
+}
+
+#[test]
+fn no_reader_sees_a_torn_or_stale_version_during_a_thousand_rotations() {
+    const ROTATIONS: u64 = 1000;
+    let document = |revision: u64| {
+        let value = format!("{revision:08}").repeat(1024);
+        format!("{{\"a\":\"{value}\",\"b\":\"{value}\"}}")
+    };
+    apart(move || {
+        let (mount, fuse) = Mount::new();
+        let view = view(1, &document(1), Origin::Own);
+        let (serving, _end) = serve(Arc::clone(&view), fuse, Start::Fresh).unwrap();
+        let published = std::sync::atomic::AtomicU64::new(1);
+        let stop = AtomicBool::new(false);
+        let read = |path: &Path| loop {
+            // a path walk can meet the old folder in the moment of its removal, as on any volume
+            match fs::read_to_string(path) {
+                Ok(text) => return text,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}"),
+            }
+        };
+        let hammer = |name: &'static str| {
+            let path = mount.path(name);
+            let mut reads = 0_u64;
+            while !stop.load(Relaxed) {
+                let oldest = published.load(Relaxed);
+                let text = read(&path);
+                let revision: u64 = text[..8].parse().unwrap();
+                assert_eq!(text, format!("{revision:08}").repeat(1024), "torn");
+                assert!(revision >= oldest, "stale: {revision} after {oldest}");
+                reads += 1;
+            }
+            reads
+        };
+        thread::scope(|scope| {
+            let hammers = ["a", "b", "a"].map(|name| scope.spawn(move || hammer(name)));
+            for revision in 2..=ROTATIONS {
+                let text = document(revision);
+                rotate(&view, &serving, mount.dir.path(), revision, &text);
+                published.store(revision, Relaxed);
+            }
+            stop.store(true, Relaxed);
+            for hammer in hammers {
+                assert!(hammer.join().unwrap() > 0);
+            }
+        });
+        view.set(|mirror| {
+            mirror.prune(std::time::Instant::now() + Duration::from_secs(60));
+            assert_eq!(mirror.versions(), 1, "the kernel has forgotten the others");
+        });
+    });
+}

@@ -1,0 +1,471 @@
+//! What Safe said about one secret, immutable, and where its bytes are kept.
+//!
+//! Each snapshot is also a sealed memfd that is deposited with the keeper *before* anyone sees it:
+//! a successor of this process serves the same content at once, also when Safe is away ([I6]), and
+//! a deletion is deposited the same way, so that nothing deleted comes back.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use vsecm_node_agent_api::volume::{FileName, VersionDir};
+use vsecm_safe_api::{
+    name::SecretKey,
+    position::{Digest, Lineage, Position, Revision},
+    state::Format,
+    value::{SecretValue, VALUE_LIMIT},
+};
+
+use crate::{
+    json,
+    memfd::{self, MemfdError},
+};
+
+/// What Safe decides on: never the pod part of a SPIFFE ID, so that pods of a node with an equal
+/// key share one watch and one copy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotKey {
+    /// Trust domain.
+    pub trust_domain: String,
+    /// Namespace and name.
+    pub secret: SecretKey,
+}
+
+/// Tells versions apart, also those of different stores.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct VersionId([u8; 16]);
+
+impl VersionId {
+    /// The id of what is described by `parts`.
+    pub fn of(parts: &[&[u8]]) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        let mut id = [0; 16];
+        id.iter_mut()
+            .zip(hash.finalize())
+            .for_each(|(to, from)| *to = from);
+        Self(id)
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// As an inode generation.
+    pub fn generation(&self) -> u64 {
+        self.0
+            .iter()
+            .take(8)
+            .fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+}
+
+impl std::fmt::Debug for VersionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.generation())
+    }
+}
+
+/// Why there are no files any more. Only Safe says so ([I2]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Removal {
+    /// An operator deleted the secret.
+    Deleted,
+    /// Its time is over.
+    Expired,
+}
+
+/// What Safe said.
+#[derive(Debug)]
+pub enum Content {
+    /// There is a document.
+    Document {
+        /// Where in the store's history.
+        position: Position,
+        /// How it is to be shown.
+        format: Format,
+        /// The bytes.
+        document: SecretValue,
+    },
+    /// There was one, and it is gone.
+    Removed {
+        /// Why.
+        removal: Removal,
+        /// The store that says so.
+        lineage: Lineage,
+        /// The store's revision then.
+        revision: Revision,
+    },
+}
+
+/// One version of one secret.
+pub struct Snapshot {
+    key: SnapshotKey,
+    content: Content,
+    time: SystemTime,
+    sequence: u64,
+    id: VersionId,
+    entries: OnceLock<Entries>,
+    memfd: Arc<OwnedFd>,
+}
+
+/// A document's members that can be files, and those that cannot.
+pub(crate) struct Entries {
+    /// Name and bytes.
+    pub(crate) files: Vec<(FileName, zeroize::Zeroizing<Vec<u8>>)>,
+    /// Keys that are no file names: shown in the document only.
+    pub(crate) unfit: Vec<String>,
+}
+
+/// Why a snapshot could not be kept or read back.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The memfd could not be made, or is not one of ours.
+    #[error("a snapshot could not be kept or read back")]
+    Memory(#[from] MemfdError),
+    /// The memfd is not what this program writes.
+    #[error("a snapshot's memory file is not understood: {0}")]
+    Malformed(&'static str),
+}
+
+/// The first line of the memfd. It holds no secret.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    trust_domain: String,
+    namespace: String,
+    name: String,
+    sequence: u64,
+    nanoseconds: u64,
+    lineage: String,
+    revision: u64,
+    removal: Option<Removal>,
+    format: Option<String>,
+}
+
+/// Bytes of the header at most: names have bounds, the longest JSON is far below.
+const HEADER_LIMIT: usize = 8 * 1024;
+
+impl Snapshot {
+    /// Keeps `content`, said at `time`. `sequence` orders the snapshots of a key: the highest is
+    /// the newest, also across stores.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Memory`].
+    pub fn new(
+        key: SnapshotKey,
+        content: Content,
+        time: SystemTime,
+        sequence: u64,
+    ) -> Result<Self, SnapshotError> {
+        let header = Header::of(&key, &content, time, sequence);
+        let mut line = serde_json::to_vec(&header)
+            .map_err(|_json| SnapshotError::Malformed("its header cannot be written"))?;
+        line.push(b'\n');
+        let memfd = memfd::sealed(&[&line, content.document()])?;
+        Ok(Self {
+            id: content.id(),
+            key,
+            content,
+            time,
+            sequence,
+            entries: OnceLock::new(),
+            memfd: Arc::new(memfd),
+        })
+    }
+
+    /// Reads a snapshot back from the memfd that the keeper held.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn load(memfd: Arc<OwnedFd>) -> Result<Self, SnapshotError> {
+        let (header, document) = read(&memfd)?;
+        let bad = SnapshotError::Malformed;
+        let secret = SecretKey::parse(&header.namespace, &header.name)
+            .map_err(|_name| bad("the key is not one"))?;
+        let lineage: Lineage = header
+            .lineage
+            .parse()
+            .map_err(|_lineage| bad("the lineage is not one"))?;
+        let revision = Revision(header.revision);
+        let content = match (header.removal, header.format.as_deref().map(parse_format)) {
+            (Some(removal), None) => Content::Removed {
+                removal,
+                lineage,
+                revision,
+            },
+            (None, Some(Some(format))) => Content::Document {
+                position: Position {
+                    lineage,
+                    revision,
+                    digest: Digest::of(format, &document),
+                },
+                format,
+                document: SecretValue::new(document).map_err(|_value| bad("no document"))?,
+            },
+            _ => return Err(bad("neither a document nor a removal")),
+        };
+        Ok(Self {
+            id: content.id(),
+            key: SnapshotKey {
+                trust_domain: header.trust_domain,
+                secret,
+            },
+            content,
+            time: SystemTime::UNIX_EPOCH + Duration::from_nanos(header.nanoseconds),
+            sequence: header.sequence,
+            entries: OnceLock::new(),
+            memfd,
+        })
+    }
+
+    /// Whose version this is.
+    pub fn key(&self) -> &SnapshotKey {
+        &self.key
+    }
+
+    /// What Safe said.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// The document's bytes; none after a removal.
+    pub fn document(&self) -> &[u8] {
+        self.content.document()
+    }
+
+    /// When it was said.
+    pub fn time(&self) -> SystemTime {
+        self.time
+    }
+
+    /// Orders the snapshots of a key.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Tells it from all others.
+    pub fn id(&self) -> VersionId {
+        self.id
+    }
+
+    /// The name of its folder, for people: the revision.
+    pub fn folder(&self) -> String {
+        format!("..{}", self.content.revision())
+    }
+
+    /// The position to resume a watch from; none after a removal.
+    pub fn position(&self) -> Option<&Position> {
+        match &self.content {
+            Content::Document { position, .. } => Some(position),
+            Content::Removed { .. } => None,
+        }
+    }
+
+    /// The sealed memfd.
+    pub fn memfd(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.memfd)
+    }
+
+    /// The document's members, parsed once for all volumes that show them; none if it is not a
+    /// JSON object.
+    pub(crate) fn entries(&self) -> &Entries {
+        self.entries
+            .get_or_init(|| Entries::of(json::members(self.document()).unwrap_or_default()))
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("key", &self.key)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Content {
+    fn document(&self) -> &[u8] {
+        match self {
+            Self::Document { document, .. } => document.expose(),
+            Self::Removed { .. } => &[],
+        }
+    }
+
+    fn revision(&self) -> Revision {
+        match self {
+            Self::Document { position, .. } => position.revision,
+            Self::Removed { revision, .. } => *revision,
+        }
+    }
+
+    fn lineage(&self) -> &Lineage {
+        match self {
+            Self::Document { position, .. } => &position.lineage,
+            Self::Removed { lineage, .. } => lineage,
+        }
+    }
+
+    fn id(&self) -> VersionId {
+        let lineage = self.lineage().as_str().as_bytes();
+        let revision = self.revision().0.to_be_bytes();
+        match self {
+            Self::Document { position, .. } => {
+                VersionId::of(&[lineage, &revision, position.digest.as_bytes()])
+            }
+            Self::Removed { removal, .. } => {
+                VersionId::of(&[lineage, &revision, format!("{removal:?}").as_bytes()])
+            }
+        }
+    }
+}
+
+impl Entries {
+    fn of(members: Vec<json::Member>) -> Self {
+        let mut entries = Self {
+            files: Vec::with_capacity(members.len()),
+            unfit: Vec::new(),
+        };
+        for json::Member { key, value } in members {
+            match key.parse::<FileName>() {
+                Ok(name) => entries.files.push((name, value)),
+                Err(_unfit) => entries.unfit.push(key),
+            }
+        }
+        entries
+    }
+}
+
+/// A folder's name with a suffix that no other version has, for the rare case that two versions
+/// with the same revision are there at once (a store of another lineage, an expiry).
+pub fn distinct_folder(folder: &str, id: VersionId) -> Option<VersionDir> {
+    format!("{folder}-{:08x}", id.generation() >> 32)
+        .parse()
+        .ok()
+}
+
+impl Header {
+    fn of(key: &SnapshotKey, content: &Content, time: SystemTime, sequence: u64) -> Self {
+        let since = time
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let (removal, format) = match content {
+            Content::Document { format, .. } => (None, Some(format_name(*format).to_owned())),
+            Content::Removed { removal, .. } => (Some(*removal), None),
+        };
+        Self {
+            trust_domain: key.trust_domain.clone(),
+            namespace: key.secret.namespace.to_string(),
+            name: key.secret.name.to_string(),
+            sequence,
+            nanoseconds: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
+            lineage: content.lineage().to_string(),
+            revision: content.revision().0,
+            removal,
+            format,
+        }
+    }
+}
+
+fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Json => "json",
+        Format::Raw => "raw",
+        Format::Yaml => "yaml",
+    }
+}
+
+fn parse_format(name: &str) -> Option<Format> {
+    match name {
+        "json" => Some(Format::Json),
+        "raw" => Some(Format::Raw),
+        "yaml" => Some(Format::Yaml),
+        _ => None,
+    }
+}
+
+fn read(memfd: &OwnedFd) -> Result<(Header, Vec<u8>), SnapshotError> {
+    let bytes = memfd::contents(memfd, HEADER_LIMIT + VALUE_LIMIT)?;
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .ok_or(SnapshotError::Malformed("it has no header"))?;
+    let (line, document) = bytes.split_at(end);
+    let header = serde_json::from_slice(line)
+        .map_err(|_json| SnapshotError::Malformed("its header is not understood"))?;
+    Ok((header, document.get(1..).unwrap_or_default().to_vec()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn key() -> SnapshotKey {
+        SnapshotKey {
+            trust_domain: "vsecm.com".into(),
+            secret: SecretKey::parse("default", "billing").unwrap(),
+        }
+    }
+
+    pub(crate) fn document(revision: u64, text: &str) -> Snapshot {
+        let format = Format::Json;
+        let content = Content::Document {
+            position: Position {
+                lineage: Lineage::from_random([7; 16]),
+                revision: Revision(revision),
+                digest: Digest::of(format, text.as_bytes()),
+            },
+            format,
+            document: SecretValue::new(text.as_bytes().to_vec()).unwrap(),
+        };
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + revision);
+        Snapshot::new(key(), content, time, revision).unwrap()
+    }
+
+    #[test]
+    fn a_snapshot_survives_its_process_in_a_sealed_memfd() {
+        let before = document(7, "{\"a\":\"b\\nc\"}");
+        let after = Snapshot::load(before.memfd()).unwrap();
+        assert_eq!(after.key(), before.key());
+        assert_eq!(after.id(), before.id());
+        assert_eq!(after.document(), before.document());
+        assert_eq!(after.time(), before.time());
+        assert_eq!(after.position(), before.position());
+        assert_eq!(after.folder(), "..7");
+    }
+
+    #[test]
+    fn a_removal_survives_too_so_that_nothing_deleted_comes_back() {
+        let content = Content::Removed {
+            removal: Removal::Deleted,
+            lineage: Lineage::from_random([7; 16]),
+            revision: Revision(8),
+        };
+        let before = Snapshot::new(key(), content, SystemTime::UNIX_EPOCH, 9).unwrap();
+        let after = Snapshot::load(before.memfd()).unwrap();
+        assert_eq!(after.id(), before.id());
+        assert!(matches!(
+            after.content(),
+            Content::Removed {
+                removal: Removal::Deleted,
+                ..
+            }
+        ));
+        assert!(after.position().is_none());
+    }
+
+    #[test]
+    fn debug_shows_no_content() {
+        assert!(!format!("{:?}", document(1, "{\"a\":\"canary\"}")).contains("canary"));
+    }
+}

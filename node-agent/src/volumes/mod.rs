@@ -1,0 +1,294 @@
+//! The volumes of this node: attach, serve, resume, detach, and recovery after a death.
+
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+use tracing::{error, info, warn};
+use vsecm_node_agent_api::{
+    frame::{AgentReply, Serving as IsServing, sentence},
+    volume::{VolumeId, VolumeRecord},
+};
+
+use self::{
+    binding::{Binding, is_binding},
+    owner::{Command, Gate, Owner, Status},
+};
+use crate::{
+    duty::Duty,
+    identity::PodIdentity,
+    keeper::{Keeper, KeeperError},
+    session::Start,
+    snapshot::Snapshot,
+    watch::{Watches, content_key},
+};
+
+mod binding;
+mod owner;
+mod reason;
+mod shown;
+
+/// A volume whose content is not in memory can be resumed only once it is; csi asks again.
+const RESUME_WAIT: Duration = Duration::from_secs(10);
+
+/// Commands that wait for a volume's task.
+const QUEUE: usize = 8;
+
+/// What volumes need.
+pub struct Means {
+    /// Pods' identities.
+    pub identities: Box<dyn PodIdentity>,
+    /// Secrets' content.
+    pub watches: Watches,
+    /// What outlives this process.
+    pub keeper: Keeper,
+    /// Orders to csi.
+    pub duty: Arc<Duty>,
+    /// Ends the process: a session broke, and only a new process can go on with it.
+    pub fatal: mpsc::Sender<String>,
+}
+
+struct Volume {
+    record: VolumeRecord,
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<Status>,
+}
+
+/// All volumes.
+pub struct Volumes {
+    means: Arc<Means>,
+    volumes: Mutex<HashMap<VolumeId, Arc<Volume>>>,
+}
+
+impl std::fmt::Debug for Volumes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Volumes").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Means {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Means").finish_non_exhaustive()
+    }
+}
+
+fn refused(reason: impl Into<String>) -> AgentReply {
+    AgentReply::Refused {
+        reason: sentence(reason.into()),
+    }
+}
+
+impl Volumes {
+    /// No volumes yet.
+    pub fn new(means: Means) -> Self {
+        Self {
+            means: Arc::new(means),
+            volumes: Mutex::default(),
+        }
+    }
+
+    fn get(&self, volume: &VolumeId) -> Option<Arc<Volume>> {
+        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        if volumes.get(volume)?.commands.is_closed() {
+            volumes.remove(volume);
+            return None;
+        }
+        volumes.get(volume).cloned()
+    }
+
+    fn get_or_start(&self, record: &VolumeRecord, binding: Option<&Binding>) -> Arc<Volume> {
+        if let Some(volume) = self.get(&record.volume) {
+            return volume;
+        }
+        let (commands, receiver) = mpsc::channel(QUEUE);
+        let (owner, status) =
+            Owner::new(record.clone(), Arc::clone(&self.means), binding, receiver);
+        tokio::spawn(owner.run());
+        let volume = Arc::new(Volume {
+            record: record.clone(),
+            commands,
+            status,
+        });
+        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        volumes.insert(record.volume.clone(), Arc::clone(&volume));
+        volume
+    }
+
+    /// Gets the content into memory, at most for `hold`.
+    pub async fn attach(&self, record: VolumeRecord, hold: Duration) -> AgentReply {
+        if let Some(known) = self.get(&record.volume)
+            && known.record != record
+        {
+            if known.status.borrow().serving == IsServing::Yes {
+                return refused(
+                    "the volume is served already, for another pod or with other options",
+                );
+            }
+            self.detach(&record.volume).await;
+        }
+        let volume = self.get_or_start(&record, None);
+        let mut status = volume.status.clone();
+        let decided = status.wait_for(|status| !matches!(status.gate, Gate::Waiting(_)));
+        let gate = match timeout(hold, decided).await {
+            Ok(Ok(status)) => status.gate.clone(),
+            Ok(Err(_ended)) => Gate::Withdrawn("the volume was detached meanwhile".to_owned()),
+            Err(_elapsed) => volume.status.borrow().gate.clone(),
+        };
+        match gate {
+            Gate::Ready => AgentReply::Ready,
+            Gate::Waiting(reason) => AgentReply::Waiting {
+                reason: sentence(reason),
+            },
+            Gate::Withdrawn(reason) => {
+                // the pod is probably gone; should it ask again, it starts anew
+                self.detach(&record.volume).await;
+                AgentReply::Withdrawn {
+                    reason: sentence(reason),
+                }
+            }
+        }
+    }
+
+    /// Serves an attached volume on a fresh descriptor.
+    pub async fn serve(&self, volume: &VolumeId, descriptor: OwnedFd) -> AgentReply {
+        match self.get(volume) {
+            Some(known) => Self::start(&known, descriptor, Start::Fresh).await,
+            None => refused("the volume is not attached here: attach it first"),
+        }
+    }
+
+    /// Goes on serving a descriptor that a predecessor of this process served.
+    pub async fn resume(&self, record: &VolumeRecord, descriptor: OwnedFd) -> AgentReply {
+        let volume = self.get_or_start(record, None);
+        let mut status = volume.status.clone();
+        let has_content = status.wait_for(|status| status.has_content);
+        if timeout(RESUME_WAIT, has_content).await.is_err() {
+            let status = volume.status.borrow();
+            let reason = match &status.gate {
+                Gate::Waiting(reason) | Gate::Withdrawn(reason) => reason.as_str(),
+                Gate::Ready => "its content is not known",
+            };
+            return refused(format!("the volume cannot be resumed yet: {reason}"));
+        }
+        Self::start(&volume, descriptor, Start::Resumed).await
+    }
+
+    async fn start(volume: &Volume, descriptor: OwnedFd, start: Start) -> AgentReply {
+        let (reply, done) = oneshot::channel();
+        let command = Command::Serve {
+            descriptor,
+            start,
+            reply,
+        };
+        if volume.commands.send(command).await.is_err() {
+            return refused("the volume was detached meanwhile");
+        }
+        match done.await {
+            Ok(Ok(())) => AgentReply::Served,
+            Ok(Err(reason)) => refused(reason),
+            Err(_ended) => refused("the volume was detached meanwhile"),
+        }
+    }
+
+    /// Forgets a volume.
+    pub async fn detach(&self, volume: &VolumeId) {
+        let known = {
+            let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+            volumes.remove(volume)
+        };
+        let Some(known) = known else { return };
+        let (reply, done) = oneshot::channel();
+        if known.commands.send(Command::Detach { reply }).await.is_ok() {
+            // an error is the end of the task: it is detached then
+            drop(done.await);
+        }
+    }
+
+    /// The state of a volume.
+    pub fn state(&self, volume: &VolumeId) -> AgentReply {
+        let status = self
+            .get(volume)
+            .map(|volume| volume.status.borrow().clone())
+            .unwrap_or_default();
+        AgentReply::State {
+            serving: status.serving,
+            condition: status.condition.map(sentence),
+            bytes: status.bytes,
+            files: status.files,
+        }
+    }
+
+    /// Resumes everything that the keeper has, before anyone can be told that this process is there.
+    ///
+    /// # Errors
+    /// [`KeeperError`]: then nothing is recovered, and csi brings its descriptors.
+    pub async fn recover(&self) -> Result<(), KeeperError> {
+        let records = self.means.keeper.volumes().await?;
+        let mut bindings = HashMap::new();
+        let mut snapshots = Vec::new();
+        for (key, memfd) in self.means.keeper.contents().await? {
+            if is_binding(&key) {
+                match Binding::from_memfd(&memfd) {
+                    Some(binding) => drop(bindings.insert(binding.volume.clone(), binding)),
+                    None => warn!("a binding at the keeper is not understood"),
+                }
+                continue;
+            }
+            match Snapshot::load(memfd) {
+                Ok(snapshot) => snapshots.push(Arc::new(snapshot)),
+                Err(error) => error!(%error, "content at the keeper is not understood"),
+            }
+        }
+        bindings.retain(|volume, _| records.iter().any(|(record, _)| record.volume == *volume));
+        self.forget_unneeded(&bindings, &mut snapshots).await;
+        snapshots.sort_by_key(|snapshot| snapshot.sequence());
+        self.means.watches.restore(snapshots);
+        let count = records.len();
+        for (record, descriptor) in records {
+            self.recover_one(record, descriptor, &bindings).await;
+        }
+        info!(count, "volumes were taken over");
+        Ok(())
+    }
+
+    async fn recover_one(
+        &self,
+        record: VolumeRecord,
+        descriptor: OwnedFd,
+        bindings: &HashMap<VolumeId, Binding>,
+    ) {
+        let volume = self.get_or_start(&record, bindings.get(&record.volume));
+        if !volume.status.borrow().has_content {
+            warn!(volume = %record.volume, "no content was left for the volume; it is resumed when Safe has given it again");
+            return;
+        }
+        if let AgentReply::Refused { reason } =
+            Self::start(&volume, descriptor, Start::Resumed).await
+        {
+            warn!(volume = %record.volume, reason, "the volume is not resumed");
+        }
+    }
+
+    /// Takes content from the keeper that belongs to no volume: its volumes went while this
+    /// process was dead.
+    async fn forget_unneeded(
+        &self,
+        bindings: &HashMap<VolumeId, Binding>,
+        snapshots: &mut Vec<Arc<Snapshot>>,
+    ) {
+        let (needed, unneeded): (Vec<_>, Vec<_>) = std::mem::take(snapshots)
+            .into_iter()
+            .partition(|snapshot| bindings.values().any(|b| b.key == *snapshot.key()));
+        *snapshots = needed;
+        for key in unneeded.iter().filter_map(|snapshot| content_key(snapshot)) {
+            self.means.keeper.remove(key).await;
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! One watch at Safe per key, shared by all pods of this node that have the key.
+//!
+//! The key is what Safe decides on (trust domain, namespace, name), never the pod part of the
+//! SPIFFE ID. The watch is held with the SVID of any of its pods; each pod must still have been
+//! issued its own before its volume is ready, which is [`crate::volumes`]' business.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tracing::{debug, warn};
+use vsecm_node_agent_api::{frame::ContentKey, volume::VolumeId};
+use vsecm_safe_api::{
+    client::Address,
+    position::Position,
+    proto::{AcknowledgeRequest, secrets_client::SecretsClient},
+    state::Absent,
+};
+
+use crate::{
+    identity::Identity,
+    keeper::Keeper,
+    snapshot::{Snapshot, SnapshotKey, VersionId},
+    tls::BaseConfig,
+};
+
+mod stream;
+mod verdict;
+
+/// Safe is told what a pod shows; nothing waits for it longer than this.
+const ACKNOWLEDGE_WAIT: Duration = Duration::from_secs(5);
+
+/// What is known of a secret.
+#[derive(Clone, Debug, Default)]
+pub struct Feed {
+    /// The last content, or its removal.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// Why Safe has no content now, as it said last.
+    pub absent: Option<Absent>,
+    /// Why nothing newer is known.
+    pub trouble: Option<Trouble>,
+}
+
+/// Safe cannot be asked.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// Since when.
+    pub since: SystemTime,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// What all watches need.
+#[derive(Debug)]
+pub struct Means {
+    /// Where Safe is.
+    pub address: Address,
+    /// How it is trusted; none before this process has its own identity.
+    pub tls: watch::Receiver<Option<BaseConfig>>,
+    /// Where snapshots are deposited.
+    pub keeper: Keeper,
+    /// The name of this node.
+    pub node: String,
+}
+
+#[derive(Debug)]
+struct Member {
+    identity: Option<Arc<Identity>>,
+    shows: Option<u64>,
+}
+
+/// A watch and those who share it.
+#[derive(Debug)]
+pub struct Watch {
+    key: SnapshotKey,
+    means: Arc<Means>,
+    feed: watch::Sender<Feed>,
+    members: Mutex<BTreeMap<VolumeId, Member>>,
+    members_changed: Notify,
+    versions: Mutex<Vec<Arc<Snapshot>>>,
+    channel: Mutex<Option<Channel>>,
+    end: CancellationToken,
+}
+
+/// All watches of the node.
+#[derive(Debug)]
+pub struct Watches {
+    means: Arc<Means>,
+    watches: Mutex<HashMap<SnapshotKey, Arc<Watch>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The name of a snapshot at the keeper; meaningless to it.
+pub fn content_key(snapshot: &Snapshot) -> Option<ContentKey> {
+    let secret = &snapshot.key().secret;
+    let key = VersionId::of(&[
+        snapshot.key().trust_domain.as_bytes(),
+        secret.namespace.as_str().as_bytes(),
+        secret.name.as_str().as_bytes(),
+    ]);
+    let text = format!(
+        "content-{key:?}-{:?}-{}",
+        snapshot.id(),
+        snapshot.sequence()
+    );
+    ContentKey::try_from(text).ok()
+}
+
+impl Watches {
+    /// No watches yet.
+    pub fn new(means: Means) -> Self {
+        Self {
+            means: Arc::new(means),
+            watches: Mutex::default(),
+        }
+    }
+
+    /// Takes over what a predecessor had deposited, the oldest first.
+    pub fn restore(&self, snapshots: Vec<Arc<Snapshot>>) {
+        for snapshot in snapshots {
+            let watch = self.watch(snapshot.key());
+            locked(&watch.versions).push(Arc::clone(&snapshot));
+            watch
+                .feed
+                .send_modify(|feed| feed.snapshot = Some(snapshot));
+        }
+    }
+
+    fn watch(&self, key: &SnapshotKey) -> Arc<Watch> {
+        let mut watches = locked(&self.watches);
+        if let Some(watch) = watches.get(key) {
+            return Arc::clone(watch);
+        }
+        let watch = Arc::new(Watch {
+            key: key.clone(),
+            means: Arc::clone(&self.means),
+            feed: watch::Sender::default(),
+            members: Mutex::default(),
+            members_changed: Notify::new(),
+            versions: Mutex::default(),
+            channel: Mutex::default(),
+            end: CancellationToken::new(),
+        });
+        watches.insert(key.clone(), Arc::clone(&watch));
+        drop(watches);
+        let (running, end) = (Arc::clone(&watch), watch.end.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = end.cancelled() => {}
+                () = running.run() => {}
+            }
+        });
+        watch
+    }
+
+    /// A volume shares the watch of `key`, once it has one with its own identity.
+    pub fn join(
+        &self,
+        volume: &VolumeId,
+        key: &SnapshotKey,
+        identity: Option<Arc<Identity>>,
+    ) -> Arc<Watch> {
+        let watch = self.watch(key);
+        let member = Member {
+            identity,
+            shows: None,
+        };
+        locked(&watch.members).insert(volume.clone(), member);
+        watch.members_changed.notify_one();
+        watch
+    }
+
+    /// A volume is gone. Nobody but its members needs a watch's content.
+    pub async fn leave(&self, volume: &VolumeId, watch: &Arc<Watch>) {
+        let is_last = {
+            let mut watches = locked(&self.watches);
+            let mut members = locked(&watch.members);
+            members.remove(volume);
+            let is_last = members.is_empty();
+            if is_last {
+                watches.remove(&watch.key);
+            }
+            is_last
+        };
+        if !is_last {
+            watch.members_changed.notify_one();
+            watch.forget_old().await;
+            return;
+        }
+        watch.end.cancel();
+        let versions = std::mem::take(&mut *locked(&watch.versions));
+        for snapshot in versions {
+            watch.forget(&snapshot).await;
+        }
+    }
+}
+
+impl Watch {
+    /// Whose secret it is.
+    pub fn key(&self) -> &SnapshotKey {
+        &self.key
+    }
+
+    /// What is known of the secret, now and whenever that changes.
+    pub fn subscribe(&self) -> watch::Receiver<Feed> {
+        self.feed.subscribe()
+    }
+
+    /// All versions that a volume may still show, the oldest first.
+    pub fn versions(&self) -> Vec<Arc<Snapshot>> {
+        locked(&self.versions).clone()
+    }
+
+    /// The volume's identity was renewed, or withdrawn.
+    pub fn set_identity(&self, volume: &VolumeId, identity: Option<Arc<Identity>>) {
+        if let Some(member) = locked(&self.members).get_mut(volume) {
+            member.identity = identity;
+        }
+        self.members_changed.notify_one();
+    }
+
+    /// The volume shows this version and no older one.
+    pub async fn shows(&self, volume: &VolumeId, snapshot: &Snapshot) {
+        if let Some(member) = locked(&self.members).get_mut(volume) {
+            member.shows = Some(snapshot.sequence());
+        }
+        self.forget_old().await;
+    }
+
+    async fn forget_old(&self) {
+        let needed = locked(&self.members).values().filter_map(|m| m.shows).min();
+        let old = {
+            let mut versions = locked(&self.versions);
+            let newest = versions.last().map_or(0, |newest| newest.sequence());
+            let needed = needed.unwrap_or(newest).min(newest);
+            let (old, kept) = versions
+                .drain(..)
+                .partition(|version| version.sequence() < needed);
+            *versions = kept;
+            Vec::from(old)
+        };
+        for snapshot in old {
+            self.forget(&snapshot).await;
+        }
+    }
+
+    async fn forget(&self, snapshot: &Snapshot) {
+        if let Some(key) = content_key(snapshot) {
+            self.means.keeper.remove(key).await;
+        }
+    }
+
+    /// Tells Safe that a pod shows `position`: best effort, for its audit log.
+    pub fn acknowledge(&self, position: &Position, pod_uid: &str) {
+        let Some(channel) = locked(&self.channel).clone() else {
+            return;
+        };
+        let request = AcknowledgeRequest {
+            position: Some(position.into()),
+            pod_uid: pod_uid.to_owned(),
+            node: self.means.node.clone(),
+        };
+        tokio::spawn(async move {
+            let mut client = SecretsClient::new(channel);
+            match timeout(ACKNOWLEDGE_WAIT, client.acknowledge(request)).await {
+                Ok(Ok(_done)) => {}
+                Ok(Err(status)) => debug!(%status, "Safe did not take an acknowledgement"),
+                Err(_elapsed) => debug!("Safe did not answer an acknowledgement"),
+            }
+        });
+    }
+
+    /// Keeps `snapshot`, then shows it to all members.
+    async fn publish(&self, snapshot: Snapshot) {
+        let snapshot = Arc::new(snapshot);
+        match content_key(&snapshot) {
+            // before anyone sees it: a successor must never go back behind what was seen
+            Some(key) => self.means.keeper.deposit(key, snapshot.memfd()).await,
+            None => warn!("a version cannot be named at the keeper"),
+        }
+        locked(&self.versions).push(Arc::clone(&snapshot));
+        self.feed.send_modify(|feed| {
+            feed.snapshot = Some(snapshot);
+            feed.absent = None;
+        });
+    }
+}
