@@ -1,6 +1,36 @@
 //! The system on one machine without Kubernetes: what the playground, the demo and the stories
 //! are made of.
+//!
+//! ```text
+//!   Playground ── authority (in this process): Workload API, Delegated Identity API
+//!       │     ├── kubelet   (in this process): a CSI client with the kubelet's requests
+//!       │     └── keeper, safe, node-agent, csi: a process each, with a user of its own
+//!       ├── up, pod, shell, demo   (the program vsecm-playground)
+//!       └── story::start           (the tests)
+//! ```
 
+pub mod app;
 pub mod authority;
+pub mod awaiting;
+pub mod binaries;
+pub mod component;
+mod control;
+mod demo;
 mod dial;
+pub mod fuse;
+pub mod kubelet;
+pub mod layout;
+pub mod mounts;
+pub mod namespace;
+mod playground;
+mod process;
 mod proto;
+mod shell;
+pub mod story;
+pub mod users;
+
+pub use self::{
+    component::{Component, Options},
+    kubelet::{Pod, spec::PodSpec},
+    playground::{CliOutput, Playground, PlaygroundError},
+};
