@@ -85,7 +85,6 @@ pub enum Removal {
 }
 
 /// What Safe said.
-#[derive(Debug)]
 pub enum Content {
     /// There is a document.
     Document {
@@ -291,6 +290,16 @@ impl std::fmt::Debug for Snapshot {
             .field("key", &self.key)
             .field("id", &self.id)
             .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match self {
+            Self::Document { .. } => "Document(redacted)",
+            Self::Removed { .. } => "Removed",
+        };
+        write!(f, "{kind} at {}", self.revision())
     }
 }
 

@@ -137,12 +137,18 @@ fn a_volume_looks_like_a_secret_volume() {
         let (_serving, _end) = serve(view, fuse, Start::Fresh).unwrap();
         assert_eq!(mount.text("user"), "admin");
         assert_eq!(mount.text("secrets.json"), "{\"user\":\"admin\"}");
-        assert_eq!(names(mount.dir.path()), ["..7", "..data", "secrets.json", "user"]);
+        assert_eq!(
+            names(mount.dir.path()),
+            ["..7", "..data", "secrets.json", "user"]
+        );
         assert_eq!(names(&mount.path("..data")), ["secrets.json", "user"]);
         let link = fs::read_link(mount.path("user")).unwrap();
         assert_eq!(link, Path::new("..data/user"));
         let file = fs::metadata(mount.path("user")).unwrap();
-        assert_eq!((file.mode() & 0o7777, file.uid(), file.len()), (0o444, 0, 5));
+        assert_eq!(
+            (file.mode() & 0o7777, file.uid(), file.len()),
+            (0o444, 0, 5)
+        );
         let root = fs::metadata(mount.dir.path()).unwrap();
         assert_eq!(root.mode() & 0o7777, 0o755);
         assert!(fs::metadata(mount.path("missing")).is_err());
@@ -155,7 +161,7 @@ fn whoever_writes_outside_a_swap_hears_that_the_volume_is_read_only() {
         let (mount, fuse) = Mount::new();
         let view = view(7, "{\"user\":\"admin\"}", Origin::Own);
         let (_serving, _end) = serve(view, fuse, Start::Fresh).unwrap();
-        let refused = |result: std::io::Result<()>| {
+        let refused = |result: io::Result<()>| {
             assert_eq!(result.unwrap_err().raw_os_error(), Some(30), "EROFS");
         };
         refused(fs::write(mount.path("new"), "x"));
@@ -179,11 +185,23 @@ fn a_swap_shows_the_new_version_at_once_and_open_files_keep_theirs() {
         let view = view(1, "{\"a\":\"old\",\"gone\":1}", Origin::Own);
         let (serving, _end) = serve(Arc::clone(&view), fuse, Start::Fresh).unwrap();
         assert_eq!(mount.text("a"), "old");
-        assert!(fs::metadata(mount.path("..2")).is_err(), "remembered as missing");
-        assert!(fs::metadata(mount.path("fresh")).is_err(), "remembered as missing");
+        assert!(
+            fs::metadata(mount.path("..2")).is_err(),
+            "remembered as missing"
+        );
+        assert!(
+            fs::metadata(mount.path("fresh")).is_err(),
+            "remembered as missing"
+        );
         let mut held = File::open(mount.path("a")).unwrap();
         let unread = File::open(mount.path("gone")).unwrap();
-        rotate(&view, &serving, mount.dir.path(), 2, "{\"a\":\"new\",\"fresh\":2}");
+        rotate(
+            &view,
+            &serving,
+            mount.dir.path(),
+            2,
+            "{\"a\":\"new\",\"fresh\":2}",
+        );
         assert_eq!(mount.text("a"), "new");
         assert_eq!(mount.text("fresh"), "2");
         assert_eq!(
@@ -193,7 +211,7 @@ fn a_swap_shows_the_new_version_at_once_and_open_files_keep_theirs() {
         let mut text = String::new();
         held.read_to_string(&mut text).unwrap();
         assert_eq!(text, "old");
-        assert_eq!(std::io::read_to_string(unread).unwrap(), "1");
+        assert_eq!(io::read_to_string(unread).unwrap(), "1");
         // the kernel forgets the old version when its last descriptor is closed
         drop(held);
         let held = view.load();
