@@ -85,6 +85,7 @@ impl Layout {
             ("identity", us, 0o711),
             ("csi", us, 0o700),
             ("safe", own(Component::Safe), 0o700),
+            ("safe/key", own(Component::Safe), 0o700),
             ("sentinel", own(Component::Sentinel), 0o700),
             // the group may pass to the socket
             ("keeper", own(Component::Keeper), 0o710),
@@ -127,6 +128,11 @@ impl Layout {
     /// There when everything runs.
     pub fn ready_file(&self) -> PathBuf {
         self.root.join("ready")
+    }
+
+    /// Locked by the playground that has the folder.
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.root.join("lock")
     }
 
     /// The process id of `up`.

@@ -33,4 +33,5 @@ pub use self::{
     component::{Component, Options},
     kubelet::{Pod, spec::PodSpec},
     playground::{CliOutput, Playground, PlaygroundError},
+    process::ProcessError,
 };

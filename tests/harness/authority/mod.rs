@@ -34,13 +34,11 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
 
-pub use self::socket::Caller;
-use self::{
-    book::Book,
+use self::{book::Book, delegated::Delegated, workload::Workload};
+pub use self::{
     ca::{Ca, CaError, Lifetime, Svid},
-    delegated::Delegated,
     entry::{Attested, Entry, Selector},
-    workload::Workload,
+    socket::Caller,
 };
 use crate::proto::{
     spire::api::agent::delegatedidentity::v1::delegated_identity_server::DelegatedIdentityServer,
@@ -291,7 +289,9 @@ fn report(served: Result<(), tonic::transport::Error>) {
 /// With its folder, which is the socket's own.
 fn remove_socket(path: &Path) {
     let gone = fs::remove_file(path).and_then(|()| path.parent().map_or(Ok(()), fs::remove_dir));
-    if let Err(error) = gone {
+    if let Err(error) = gone
+        && error.kind() != io::ErrorKind::NotFound
+    {
         tracing::warn!(path = %path.display(), %error, "a socket of the identity authority stays");
     }
 }

@@ -298,6 +298,9 @@ impl Kubelet {
 
     fn remove_folders(&self, pod: &Pod, link: &Path) -> Result<(), PodError> {
         fs::remove_file(link).map_err(|e| folder_error(link, e))?;
+        if let Some(folder) = link.parent() {
+            fs::remove_dir(folder).map_err(|e| folder_error(folder, e))?;
+        }
         // only empty folders go: what a driver left below would be a mount, and is for the
         // playground's end to find
         let mut folder = pod.target.parent();

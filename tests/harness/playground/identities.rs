@@ -17,8 +17,21 @@ use crate::{
     users::{Users, ourselves},
 };
 
-/// What is attested of a component, which is also what its entry asks for.
-pub(crate) fn selectors_of(component: Component, users: Users) -> Vec<Selector> {
+impl Playground {
+    /// What is attested of a component, which is also what its entry asks for: a delegate that
+    /// states these gets the component's SVID.
+    pub fn selectors_of(&self, component: Component) -> Vec<Selector> {
+        selectors_of(component, self.setup.users)
+    }
+
+    /// The component's own identity; csi and keeper have none.
+    pub fn identity_of(&self, component: Component) -> Option<SpiffeId> {
+        let path = component.spiffe_path()?;
+        SpiffeId::new(format!("spiffe://{TRUST_DOMAIN}{path}")).ok()
+    }
+}
+
+fn selectors_of(component: Component, users: Users) -> Vec<Selector> {
     let uid = users.owner(component).uid;
     vec![
         Selector::new("dev", component.name()),

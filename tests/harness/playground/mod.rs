@@ -12,6 +12,7 @@ pub use self::operator::CliOutput;
 
 use std::{
     collections::BTreeMap,
+    fs::{File, TryLockError},
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -51,6 +52,12 @@ pub enum PlaygroundError {
     /// A process cannot be handled.
     #[error(transparent)]
     Process(#[from] ProcessError),
+    /// Another one has the folder.
+    #[error("a playground runs in {} already: end it, or choose another folder", folder.display())]
+    Taken {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A file of ours cannot be written or read.
     #[error("cannot use {}", path.display())]
     File {
@@ -128,6 +135,7 @@ pub struct Playground {
     authority: Authority,
     kubelet: Kubelet,
     processes: Mutex<BTreeMap<Component, Process>>,
+    _lock: File,
 }
 
 impl Playground {
@@ -143,6 +151,7 @@ impl Playground {
             path: path.to_owned(),
             source,
         };
+        let lock = take(&layout)?;
         // a predecessor that was killed left its mounts
         mounts::detach_below(layout.root()).map_err(|e| file(layout.root(), e))?;
         let binaries = binaries::reachable(&layout, users)?;
@@ -159,6 +168,7 @@ impl Playground {
             },
             authority,
             processes: Mutex::default(),
+            _lock: lock,
         };
         tokio::try_join!(
             playground.start_component(Component::Keeper),
@@ -203,5 +213,22 @@ impl Playground {
     /// The name of the node.
     pub fn node_name(&self) -> &str {
         &self.setup.options.node_name
+    }
+}
+
+/// Makes sure that nobody else works in the folder; the kernel frees it when we end.
+fn take(layout: &Layout) -> Result<File, PlaygroundError> {
+    let path = layout.lock_file();
+    let file = |source| PlaygroundError::File {
+        path: path.clone(),
+        source,
+    };
+    let lock = File::create(&path).map_err(file)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(PlaygroundError::Taken {
+            folder: layout.root().to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(file(source)),
     }
 }
