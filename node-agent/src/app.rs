@@ -111,7 +111,7 @@ fn own_identity(settings: &Settings) -> anyhow::Result<watch::Receiver<Option<Ba
                 Ok(source) => break source,
                 Err(failure) => {
                     warn!(reason = chain(&failure), "no identity of our own yet");
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.pause()).await;
                 }
             }
         };

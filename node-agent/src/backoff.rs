@@ -22,7 +22,7 @@ impl Backoff {
     }
 
     /// The next pause, between half and the whole of its nominal length.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let nominal = self.next;
         self.next = (nominal * 2).min(self.longest);
         nominal / 2 + jitter(nominal / 2)
@@ -51,10 +51,10 @@ mod tests {
         let mut backoff = Backoff::new(first, longest);
         for nominal in [200, 400, 800, 1600, 3200, 5000, 5000] {
             let nominal = Duration::from_millis(nominal);
-            let pause = backoff.next();
+            let pause = backoff.pause();
             assert!(nominal / 2 <= pause && pause <= nominal, "{pause:?}");
         }
         backoff.reset();
-        assert!(backoff.next() <= first);
+        assert!(backoff.pause() <= first);
     }
 }

@@ -16,7 +16,7 @@ use crate::{duty::Duty, volumes::Volumes};
 const REQUEST_WAIT: Duration = Duration::from_secs(10);
 
 /// The longest hold: the kubelet gives an RPC two minutes.
-const LONGEST_HOLD: Duration = Duration::from_secs(120);
+const LONGEST_HOLD: Duration = Duration::from_mins(2);
 
 /// Serves csi, and nobody else.
 #[derive(Debug)]

@@ -126,7 +126,7 @@ impl<'a> Scan<'a> {
                     continue;
                 }
                 b'{' | b'[' => depth += 1,
-                b'}' | b']' if depth == 0 => break,
+                b'}' | b']' | b',' if depth == 0 => break,
                 b'}' | b']' => {
                     depth -= 1;
                     if depth == 0 {
@@ -134,7 +134,6 @@ impl<'a> Scan<'a> {
                         break;
                     }
                 }
-                b',' if depth == 0 => break,
                 b if depth == 0 && b.is_ascii_whitespace() => break,
                 _ => {}
             }

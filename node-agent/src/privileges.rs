@@ -119,10 +119,9 @@ fn clear_bounding_set() -> Result<(), PrivilegeError> {
     for bit in 0..u64::BITS {
         match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
             Ok(()) => {}
-            // past the last capability that this kernel knows
-            Err(Errno::INVAL) => break,
-            // without CAP_SETPCAP the set stays; with no_new_privs nothing can be gained from it
-            Err(Errno::PERM) => break,
+            // past the last capability that this kernel knows; or without CAP_SETPCAP: then the
+            // set stays, and with no_new_privs nothing can be gained from it
+            Err(Errno::INVAL | Errno::PERM) => break,
             Err(e) => return Err(PrivilegeError::Capabilities(e)),
         }
     }

@@ -14,9 +14,11 @@
 //! - [`frame`]: requests and replies of the three conversations;
 //! - [`peer`]: who may talk;
 //! - [`channel`]: frames and descriptors on a socket;
+//! - [`client`]: typed, bounded questions to node-agent and keeper;
 //! - [`process`]: what each of these processes does first.
 
 pub mod channel;
+pub mod client;
 pub mod frame;
 pub mod peer;
 pub mod process;

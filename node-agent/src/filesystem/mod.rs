@@ -81,17 +81,17 @@ impl VolumeFilesystem {
 
     fn forgotten(&self, ino: u64, count: u64) {
         let mirror = self.view.load();
-        if let Some(Node::File(shelf, _) | Node::Folder(shelf)) = mirror.node(ino) {
+        if let Some(Node::File(edition, _) | Node::Folder(edition)) = mirror.node(ino) {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
-            shelf.looked_up().fetch_sub(count, Relaxed);
+            edition.looked_up().fetch_sub(count, Relaxed);
         }
     }
 }
 
 fn found(mirror: &Mirror, node: &Node<'_>, reply: ReplyEntry) {
     let attributes = mirror.entry(node);
-    if let Node::File(shelf, _) | Node::Folder(shelf) = node {
-        shelf.looked_up().fetch_add(1, Relaxed);
+    if let Node::File(edition, _) | Node::Folder(edition) = node {
+        edition.looked_up().fetch_add(1, Relaxed);
     }
     reply.entry(
         &FOREVER,
@@ -167,10 +167,10 @@ impl Filesystem for VolumeFilesystem {
         reply: ReplyData,
     ) {
         let mirror = self.view.load();
-        let Some(Node::File(shelf, file)) = mirror.node(ino.0) else {
+        let Some(Node::File(edition, file)) = mirror.node(ino.0) else {
             return reply.error(Errno::ESTALE);
         };
-        let bytes = shelf.tree().bytes(file);
+        let bytes = edition.tree().bytes(file);
         let start = usize::try_from(offset)
             .unwrap_or(usize::MAX)
             .min(bytes.len());

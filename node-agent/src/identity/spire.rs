@@ -33,7 +33,7 @@ use crate::backoff::Backoff;
 
 /// An empty first message of a new stream is no withdrawal before this time is over: a SPIRE agent
 /// that has just started may not have heard of all entries.
-const WITHDRAWAL_GRACE: Duration = Duration::from_secs(60);
+const WITHDRAWAL_GRACE: Duration = Duration::from_mins(1);
 
 /// Pods' identities from a SPIRE agent.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ impl Follower {
                 .send_modify(|standing| standing.trouble = Some(reason));
             tokio::select! {
                 () = self.sender.closed() => return,
-                () = tokio::time::sleep(backoff.next()) => {}
+                () = tokio::time::sleep(backoff.pause()) => {}
             }
         }
     }

@@ -7,9 +7,8 @@
 //! refused, whoever sends them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, atomic::AtomicI64},
-    time::{Duration, Instant, SystemTime},
+    sync::Arc,
+    time::{Instant, SystemTime},
 };
 
 use vsecm_node_agent_api::volume::VersionDir;
@@ -20,44 +19,24 @@ use crate::{
     tree::{File, Looks, Tree},
 };
 
+use self::links::Links;
+pub use self::{
+    changes::{Refusal, Swap},
+    edition::{Edition, Origin},
+    links::link_target,
+};
+
+mod changes;
+mod edition;
+mod links;
+
 /// The link that is swapped.
 pub const DATA: &str = "..data";
 /// What it is renamed from.
 pub const DATA_TMP: &str = "..data_tmp";
 
-/// A version that is gone from the tree answers for its inodes at least this long: a path walk
-/// that had reached its folder is over by then.
-const WALK_GRACE: Duration = Duration::from_secs(5);
-
-/// A version that came from a predecessor is held by an unknown number of descriptors; this long
-/// they can still read pages that the kernel has dropped.
-const INHERITED_GRACE: Duration = Duration::from_secs(60);
-
 /// Bytes of old versions that one volume's open descriptors can keep in memory.
 const RETIRED_LIMIT: usize = 64 * 1024 * 1024;
-
-/// Why a change is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It is not part of the swap in flight.
-    #[error("the volume is read-only")]
-    ReadOnly,
-    /// The name is not there.
-    #[error("there is no such name")]
-    Missing,
-    /// The folder still has files.
-    #[error("the folder is not empty")]
-    NotEmpty,
-}
-
-/// The swap that csi was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Swap {
-    /// What `..data` shall show.
-    pub publish: VersionDir,
-    /// Which folder shall go then.
-    pub retire: Option<VersionDir>,
-}
 
 /// What `stat` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,46 +67,11 @@ pub enum Node<'a> {
     /// A name at the root, a link to `..data/<name>`.
     Link(&'a str),
     /// A version's folder.
-    Folder(&'a Shelf),
+    Folder(&'a Edition),
     /// A version's file.
-    File(&'a Shelf, &'a File),
+    File(&'a Edition, &'a File),
     /// A number that was handed out for a version that is forgotten.
     Ghost(Kind),
-}
-
-/// A version and its place.
-#[derive(Clone, Debug)]
-pub struct Shelf {
-    tree: Arc<Tree>,
-    place: Place,
-    unlinked: Arc<BTreeSet<u64>>,
-    origin: Origin,
-    since: Instant,
-    looked_up: Arc<AtomicI64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Its folder is at the root.
-    Listed,
-    /// Its folder is gone; held descriptors can still read.
-    Retired,
-}
-
-/// Who handed the version's inodes out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// This process: it knows how many the kernel has.
-    Own,
-    /// A predecessor.
-    Inherited,
-}
-
-/// The links at the root.
-#[derive(Clone, Debug, Default)]
-struct Links {
-    by_name: BTreeMap<Arc<str>, u64>,
-    by_ino: HashMap<u64, Arc<str>>,
 }
 
 /// A volume as the kernel knows it.
@@ -138,44 +82,8 @@ pub struct Mirror {
     data: VersionDir,
     data_tmp: Option<VersionDir>,
     links: Arc<Links>,
-    shelves: Vec<Shelf>,
+    editions: Vec<Edition>,
     swap: Option<Swap>,
-}
-
-impl Shelf {
-    fn new(tree: Arc<Tree>, origin: Origin) -> Self {
-        Self {
-            tree,
-            place: Place::Listed,
-            unlinked: Arc::default(),
-            origin,
-            since: Instant::now(),
-            looked_up: Arc::default(),
-        }
-    }
-
-    /// The version.
-    pub fn tree(&self) -> &Arc<Tree> {
-        &self.tree
-    }
-
-    /// How often the kernel was given an inode of this version, less what it has forgotten.
-    pub fn looked_up(&self) -> &AtomicI64 {
-        &self.looked_up
-    }
-
-    fn is_listed(&self) -> bool {
-        self.place == Place::Listed
-    }
-
-    fn is_needed(&self, now: Instant) -> bool {
-        let age = now.saturating_duration_since(self.since);
-        let held = match self.origin {
-            Origin::Own => self.looked_up.load(std::sync::atomic::Ordering::Relaxed) > 0,
-            Origin::Inherited => age < INHERITED_GRACE,
-        };
-        self.is_listed() || held || age < WALK_GRACE
-    }
 }
 
 impl Mirror {
@@ -191,14 +99,14 @@ impl Mirror {
             data: tree.dir().clone(),
             data_tmp: None,
             links: Arc::new(links),
-            shelves: vec![Shelf::new(tree, origin)],
+            editions: vec![Edition::new(tree, origin)],
             swap: None,
         }
     }
 
     /// The version that `..data` shows.
     pub fn shown(&self) -> Option<&Arc<Tree>> {
-        self.listed(self.data.as_str()).map(Shelf::tree)
+        self.listed(self.data.as_str()).map(Edition::tree)
     }
 
     /// The swap that is expected.
@@ -213,23 +121,26 @@ impl Mirror {
 
     /// The folder at the root that shows the version `id`.
     pub fn staged(&self, id: VersionId) -> Option<Arc<Tree>> {
-        let is_it = |s: &&Shelf| s.is_listed() && s.tree.source().id() == id;
-        self.shelves.iter().find(is_it).map(|s| Arc::clone(&s.tree))
+        let is_it = |s: &&Edition| s.is_listed() && s.tree().source().id() == id;
+        self.editions
+            .iter()
+            .find(is_it)
+            .map(|s| Arc::clone(s.tree()))
     }
 
     /// Folders at the root other than the one that is shown.
     pub fn others(&self) -> Vec<VersionDir> {
-        let other = |s: &&Shelf| s.is_listed() && *s.tree.dir() != self.data;
-        self.shelves
+        let other = |s: &&Edition| s.is_listed() && *s.tree().dir() != self.data;
+        self.editions
             .iter()
             .filter(other)
-            .map(|s| s.tree.dir().clone())
+            .map(|s| s.tree().dir().clone())
             .collect()
     }
 
     /// Adds a version's folder to the root, beside the one that is shown.
     pub fn stage(&mut self, tree: Arc<Tree>, origin: Origin) {
-        self.shelves.push(Shelf::new(tree, origin));
+        self.editions.push(Edition::new(tree, origin));
     }
 
     /// From now on the operations of `swap`, and no others, are accepted.
@@ -246,12 +157,12 @@ impl Mirror {
 
     /// Forgets versions that nobody can read any more.
     pub fn prune(&mut self, now: Instant) {
-        self.shelves.retain(|shelf| shelf.is_needed(now));
+        self.editions.retain(|edition| edition.is_needed(now));
         let mut kept = 0;
         let mut retired: Vec<usize> = Vec::new();
-        for (at, shelf) in self.shelves.iter().enumerate().rev() {
-            if !shelf.is_listed() {
-                kept += shelf.tree.size();
+        for (at, edition) in self.editions.iter().enumerate().rev() {
+            if !edition.is_listed() {
+                kept += edition.tree().size();
                 if kept > RETIRED_LIMIT {
                     retired.push(at);
                 }
@@ -259,18 +170,18 @@ impl Mirror {
         }
         // collected from the newest to the oldest, so the positions stay right
         for at in retired {
-            self.shelves.remove(at);
+            self.editions.remove(at);
         }
     }
 
     /// How many versions are in memory.
     pub fn versions(&self) -> usize {
-        self.shelves.len()
+        self.editions.len()
     }
 
-    fn listed(&self, dir: &str) -> Option<&Shelf> {
-        let is_it = |s: &&Shelf| s.is_listed() && s.tree.dir().as_str() == dir;
-        self.shelves.iter().find(is_it)
+    fn listed(&self, dir: &str) -> Option<&Edition> {
+        let is_it = |s: &&Edition| s.is_listed() && s.tree().dir().as_str() == dir;
+        self.editions.iter().find(is_it)
     }
 
     fn pointer_ino(&self, dir: &VersionDir) -> u64 {
@@ -281,11 +192,11 @@ impl Mirror {
     /// The child `name` of the folder with inode `parent`.
     pub fn lookup(&self, parent: u64, name: &str) -> Option<Node<'_>> {
         if parent != ROOT {
-            let Node::Folder(shelf) = self.node(parent)? else {
+            let Node::Folder(edition) = self.node(parent)? else {
                 return None;
             };
-            let file = shelf.tree.file(name)?;
-            return (!shelf.unlinked.contains(&file.ino())).then_some(Node::File(shelf, file));
+            let file = edition.tree().file(name)?;
+            return (!edition.is_unlinked(file.ino())).then_some(Node::File(edition, file));
         }
         match name {
             DATA => Some(Node::Pointer(&self.data)),
@@ -307,19 +218,19 @@ impl Mirror {
             Kind::Link => self.links.by_ino.get(&ino).map(|name| Node::Link(name)),
             Kind::Folder | Kind::File => None,
         };
-        let by_shelf = || {
+        let by_edition = || {
             // the newest first: it is asked for most
-            self.shelves.iter().rev().find_map(|shelf| match kind {
-                Kind::Folder => (shelf.tree.ino() == ino).then_some(Node::Folder(shelf)),
-                Kind::File => shelf
-                    .tree
+            self.editions.iter().rev().find_map(|edition| match kind {
+                Kind::Folder => (edition.tree().ino() == ino).then_some(Node::Folder(edition)),
+                Kind::File => edition
+                    .tree()
                     .file_by_ino(ino)
-                    .map(|file| Node::File(shelf, file)),
-                Kind::Link => (self.pointer_ino(shelf.tree.dir()) == ino)
-                    .then_some(Node::Pointer(shelf.tree.dir())),
+                    .map(|file| Node::File(edition, file)),
+                Kind::Link => (self.pointer_ino(edition.tree().dir()) == ino)
+                    .then_some(Node::Pointer(edition.tree().dir())),
             })
         };
-        found.or_else(by_shelf).or(Some(Node::Ghost(kind)))
+        found.or_else(by_edition).or(Some(Node::Ghost(kind)))
     }
 
     /// What `stat` of the node with inode `ino` shows. A ghost has the attributes of the file of
@@ -334,7 +245,7 @@ impl Mirror {
             Node::Root | Node::Ghost(_) => ROOT,
             Node::Pointer(dir) => self.pointer_ino(dir),
             Node::Link(name) => self.links.by_name.get(*name).copied().unwrap_or_default(),
-            Node::Folder(shelf) => shelf.tree.ino(),
+            Node::Folder(edition) => edition.tree().ino(),
             Node::File(_, file) => file.ino(),
         };
         self.attributes_of(ino, node)
@@ -345,17 +256,17 @@ impl Mirror {
             Node::Root => (Kind::Folder, 0, self.time(), 0),
             Node::Pointer(dir) => (Kind::Link, dir.as_str().len(), self.time(), 0),
             Node::Link(name) => (Kind::Link, link_target(name).len(), self.time(), 0),
-            Node::Folder(shelf) => (
+            Node::Folder(edition) => (
                 Kind::Folder,
                 0,
-                shelf.tree.time(),
-                shelf.tree.source().id().generation(),
+                edition.tree().time(),
+                edition.tree().source().id().generation(),
             ),
-            Node::File(shelf, file) => (
+            Node::File(edition, file) => (
                 Kind::File,
-                shelf.tree.bytes(file).len(),
-                shelf.tree.time(),
-                shelf.tree.source().id().generation(),
+                edition.tree().bytes(file).len(),
+                edition.tree().time(),
+                edition.tree().source().id().generation(),
             ),
             Node::Ghost(Kind::File) => (Kind::File, self.size_of_namesake(ino), self.time(), 0),
             Node::Ghost(kind) => (*kind, 0, self.time(), 0),
@@ -398,16 +309,16 @@ impl Mirror {
                 }
                 let links = self.links.by_name.keys();
                 names.extend(links.map(|name| entry(name, &Node::Link(name))));
-                let folders = self.shelves.iter().filter(|shelf| shelf.is_listed());
-                names.extend(folders.map(|s| entry(s.tree.dir().as_str(), &Node::Folder(s))));
+                let folders = self.editions.iter().filter(|edition| edition.is_listed());
+                names.extend(folders.map(|s| entry(s.tree().dir().as_str(), &Node::Folder(s))));
                 Some(names)
             }
-            Node::Folder(shelf) => {
-                let linked = |file: &&File| !shelf.unlinked.contains(&file.ino());
-                let files = shelf.tree.files().iter().filter(linked);
+            Node::Folder(edition) => {
+                let linked = |file: &&File| !edition.is_unlinked(file.ino());
+                let files = edition.tree().files().iter().filter(linked);
                 Some(
                     files
-                        .map(|f| entry(f.name().as_str(), &Node::File(shelf, f)))
+                        .map(|f| entry(f.name().as_str(), &Node::File(edition, f)))
                         .collect(),
                 )
             }
@@ -416,137 +327,12 @@ impl Mirror {
         }
     }
 
-    /// csi makes a link at the root.
-    pub fn symlink(&mut self, parent: u64, name: &str, target: &str) -> Result<(), Refusal> {
-        let swap = self.swap_at_root(parent)?;
-        if name == DATA_TMP && target == swap.publish.as_str() {
-            self.data_tmp = Some(swap.publish.clone());
-            return Ok(());
-        }
-        if !self.will_show(name) || target != link_target(name) {
-            return Err(Refusal::ReadOnly);
-        }
-        let numbers = self.numbers.clone();
-        Arc::make_mut(&mut self.links).add(&numbers, name);
-        Ok(())
-    }
-
-    /// csi renames `..data_tmp` to `..data`: the moment at which readers see the new version.
-    pub fn rename(&mut self, from: (u64, &str), to: (u64, &str)) -> Result<(), Refusal> {
-        let swap = self.swap_at_root(from.0)?;
-        // what was not seen being made is not published: a successor does not know where a link
-        // that its predecessor accepted points to
-        if from.1 != DATA_TMP || to != (ROOT, DATA) || self.data_tmp.as_ref() != Some(&swap.publish)
-        {
-            return Err(Refusal::ReadOnly);
-        }
-        self.data = swap.publish.clone();
-        self.data_tmp = None;
-        Ok(())
-    }
-
-    /// csi removes a link at the root or a file of the retired version.
-    pub fn unlink(&mut self, parent: u64, name: &str) -> Result<(), Refusal> {
-        let swap = self.swap.as_ref().ok_or(Refusal::ReadOnly)?;
-        if parent == ROOT {
-            if name == DATA_TMP {
-                return self.data_tmp.take().map(|_dir| ()).ok_or(Refusal::Missing);
-            }
-            if name == DATA || self.will_show(name) {
-                return Err(Refusal::ReadOnly);
-            }
-            if !self.links.by_name.contains_key(name) {
-                return Err(if self.listed(name).is_some() {
-                    Refusal::ReadOnly
-                } else {
-                    Refusal::Missing
-                });
-            }
-            Arc::make_mut(&mut self.links).remove(name);
-            return Ok(());
-        }
-        let retire = swap.retire.clone().ok_or(Refusal::ReadOnly)?;
-        if self.data == retire {
-            return Err(Refusal::ReadOnly);
-        }
-        let is_it =
-            |s: &&mut Shelf| s.is_listed() && *s.tree.dir() == retire && s.tree.ino() == parent;
-        let shelf = self
-            .shelves
-            .iter_mut()
-            .find(is_it)
-            .ok_or(Refusal::ReadOnly)?;
-        let ino = shelf.tree.file(name).ok_or(Refusal::Missing)?.ino();
-        if !Arc::make_mut(&mut shelf.unlinked).insert(ino) {
-            return Err(Refusal::Missing);
-        }
-        Ok(())
-    }
-
-    /// csi removes the retired version's folder.
-    pub fn rmdir(&mut self, parent: u64, name: &str) -> Result<(), Refusal> {
-        let swap = self.swap_at_root(parent)?;
-        let retire = swap.retire.as_ref().ok_or(Refusal::ReadOnly)?;
-        if name != retire.as_str() || self.data == *retire {
-            return Err(Refusal::ReadOnly);
-        }
-        let shelf = self.listed(name).ok_or(Refusal::Missing)?;
-        if shelf.unlinked.len() < shelf.tree.files().len() {
-            return Err(Refusal::NotEmpty);
-        }
-        self.retire(&name.to_owned());
-        Ok(())
-    }
-
-    fn swap_at_root(&self, parent: u64) -> Result<&Swap, Refusal> {
-        let swap = self.swap.as_ref().filter(|_swap| parent == ROOT);
-        swap.ok_or(Refusal::ReadOnly)
-    }
-
-    /// Whether the version to be published has a file of that name.
-    fn will_show(&self, name: &str) -> bool {
-        let publish = self.swap.as_ref().map(|swap| swap.publish.as_str());
-        let shelf = publish.and_then(|dir| self.listed(dir));
-        shelf.is_some_and(|shelf| shelf.tree.file(name).is_some())
-    }
-
     fn retire(&mut self, dir: &str) {
-        let is_it = |s: &&mut Shelf| s.is_listed() && s.tree.dir().as_str() == dir;
-        if let Some(shelf) = self.shelves.iter_mut().find(is_it) {
-            shelf.place = Place::Retired;
-            shelf.since = Instant::now();
+        let is_it = |s: &&mut Edition| s.is_listed() && s.tree().dir().as_str() == dir;
+        if let Some(edition) = self.editions.iter_mut().find(is_it) {
+            edition.retire();
         }
     }
-}
-
-impl Links {
-    fn add(&mut self, numbers: &Numbers, name: &str) {
-        if self.by_name.contains_key(name) {
-            return;
-        }
-        let mut salt = 0;
-        let ino = loop {
-            let ino = numbers.number(Kind::Link, b"", name, salt);
-            if !self.by_ino.contains_key(&ino) {
-                break ino;
-            }
-            salt += 1;
-        };
-        let name: Arc<str> = name.into();
-        self.by_ino.insert(ino, Arc::clone(&name));
-        self.by_name.insert(name, ino);
-    }
-
-    fn remove(&mut self, name: &str) {
-        if let Some(ino) = self.by_name.remove(name) {
-            self.by_ino.remove(&ino);
-        }
-    }
-}
-
-/// Where a name at the root points to.
-pub fn link_target(name: &str) -> String {
-    format!("{DATA}/{name}")
 }
 
 #[cfg(test)]

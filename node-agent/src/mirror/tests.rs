@@ -1,6 +1,9 @@
-use proptest::prelude::*;
+use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed};
 
-use super::*;
+use proptest::prelude::*;
+use vsecm_node_agent_api::volume::VersionDir;
+
+use super::{edition::WALK_GRACE, *};
 use crate::tree::tests::tree;
 
 fn mirror(text: &str) -> Mirror {
@@ -36,10 +39,10 @@ fn swap(mirror: &mut Mirror, new: &[&str], gone: &[&str]) {
     for name in gone {
         mirror.unlink(ROOT, name).unwrap();
     }
-    let Some(Node::Folder(shelf)) = mirror.lookup(ROOT, "..1") else {
+    let Some(Node::Folder(edition)) = mirror.lookup(ROOT, "..1") else {
         panic!("the retired folder must still be there");
     };
-    let folder = shelf.tree().ino();
+    let folder = edition.tree().ino();
     for name in names(mirror, folder) {
         mirror.unlink(folder, &name).unwrap();
     }
@@ -63,10 +66,10 @@ fn a_held_inode_of_a_retired_version_still_shows_its_bytes() {
     let mut mirror = staged("{\"a\":1}", "{\"a\":2}");
     let old = mirror.shown().unwrap().file("a").unwrap().ino();
     swap(&mut mirror, &[], &[]);
-    let Some(Node::File(shelf, file)) = mirror.node(old) else {
+    let Some(Node::File(edition, file)) = mirror.node(old) else {
         panic!("the old file must be found by its inode");
     };
-    assert_eq!(shelf.tree().bytes(file), b"1");
+    assert_eq!(edition.tree().bytes(file), b"1");
 }
 
 #[test]
@@ -87,15 +90,16 @@ fn a_forgotten_version_answers_getattr_and_nothing_else() {
 fn a_version_that_the_kernel_holds_is_kept() {
     let mut mirror = staged("{\"a\":1}", "{\"a\":2}");
     let old = mirror.shown().unwrap().file("a").unwrap().ino();
-    let Some(Node::File(shelf, _)) = mirror.node(old) else {
+    let Some(Node::File(edition, _)) = mirror.node(old) else {
         panic!("there must be a file");
     };
-    let looked_up = Arc::clone(&shelf.looked_up);
-    looked_up.store(1, std::sync::atomic::Ordering::Relaxed);
+    let looked_up = edition.clone();
+    let looked_up = looked_up.looked_up();
+    looked_up.store(1, Relaxed);
     swap(&mut mirror, &[], &[]);
     mirror.prune(Instant::now() + WALK_GRACE * 2);
     assert_eq!(mirror.versions(), 2);
-    looked_up.store(0, std::sync::atomic::Ordering::Relaxed);
+    looked_up.store(0, Relaxed);
     mirror.prune(Instant::now() + WALK_GRACE * 2);
     assert_eq!(mirror.versions(), 1);
 }
@@ -121,7 +125,7 @@ fn without_a_swap_in_flight_everything_is_refused() {
 fn during_a_swap_everything_else_is_refused() {
     let mut mirror = staged("{\"a\":1}", "{\"b\":1}");
     let (old, new) = (dir("..1"), dir("..2"));
-    let ino = |m: &Mirror, dir: &VersionDir| m.listed(dir.as_str()).unwrap().tree.ino();
+    let ino = |m: &Mirror, dir: &VersionDir| m.listed(dir.as_str()).unwrap().tree().ino();
     for (name, target) in [
         (DATA_TMP, "..1"),
         (DATA_TMP, "/etc"),

@@ -70,11 +70,11 @@ pub struct Serving {
 /// # Errors
 /// [`SessionError`].
 pub fn serve(
-    view: Arc<View>,
+    view: &Arc<View>,
     descriptor: OwnedFd,
     start: Start,
 ) -> Result<(Serving, oneshot::Receiver<End>), SessionError> {
-    let filesystem = VolumeFilesystem::new(Arc::clone(&view));
+    let filesystem = VolumeFilesystem::new(Arc::clone(view));
     let session = match start {
         Start::Fresh => fresh(filesystem, descriptor)?,
         Start::Resumed => resumed(filesystem, &descriptor)?,
@@ -101,7 +101,7 @@ pub fn serve(
     let serving = Serving { notifier };
     if start == Start::Resumed {
         // only now, as the answers to what is sent again may be waited for
-        serving.announce(&view, &raw);
+        serving.announce(view, &raw);
     }
     Ok((serving, end))
 }
@@ -162,7 +162,7 @@ fn resumed(
     shaken().map_err(SessionError::Start)
 }
 
-/// FUSE_INIT as the kernel would send it: it offers everything but io_uring.
+/// INIT as the kernel would send it: it offers everything but `io_uring`.
 fn init_request() -> Vec<u8> {
     const LENGTH: u32 = 40 + 64;
     const INIT: u32 = 26;

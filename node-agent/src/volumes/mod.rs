@@ -170,10 +170,9 @@ impl Volumes {
         let mut status = volume.status.clone();
         let has_content = status.wait_for(|status| status.has_content);
         if timeout(RESUME_WAIT, has_content).await.is_err() {
-            let status = volume.status.borrow();
-            let reason = match &status.gate {
-                Gate::Waiting(reason) | Gate::Withdrawn(reason) => reason.as_str(),
-                Gate::Ready => "its content is not known",
+            let reason = match volume.status.borrow().gate.clone() {
+                Gate::Waiting(reason) | Gate::Withdrawn(reason) => reason,
+                Gate::Ready => "its content is not known".to_owned(),
             };
             return refused(format!("the volume cannot be resumed yet: {reason}"));
         }
@@ -235,9 +234,10 @@ impl Volumes {
         let mut snapshots = Vec::new();
         for (key, memfd) in self.means.keeper.contents().await? {
             if is_binding(&key) {
-                match Binding::from_memfd(&memfd) {
-                    Some(binding) => drop(bindings.insert(binding.volume.clone(), binding)),
-                    None => warn!("a binding at the keeper is not understood"),
+                if let Some(binding) = Binding::from_memfd(&memfd) {
+                    bindings.insert(binding.volume.clone(), binding);
+                } else {
+                    warn!("a binding at the keeper is not understood");
                 }
                 continue;
             }

@@ -333,9 +333,10 @@ impl Owner {
             key: member.watch.key().clone(),
             access,
         };
-        match (binding_key(&binding.volume), binding.to_memfd()) {
-            (Some(key), Some(memfd)) => self.means.keeper.deposit(key, memfd).await,
-            _ => warn!(volume = %binding.volume, "no word can be left for a successor"),
+        if let (Some(key), Some(memfd)) = (binding_key(&binding.volume), binding.to_memfd()) {
+            self.means.keeper.deposit(key, memfd).await;
+        } else {
+            warn!(volume = %binding.volume, "no word can be left for a successor");
         }
     }
 
@@ -444,7 +445,7 @@ impl Owner {
             self.settled().await;
             return;
         };
-        let pause = self.backoff.next();
+        let pause = self.backoff.pause();
         warn!(volume = %self.record.volume, trouble, ?pause, "a version is not published yet");
         self.swap_trouble = Some(trouble);
         self.swap_again = Instant::now() + pause;
@@ -470,19 +471,16 @@ impl Owner {
     /// an unpublish, or the mount was taken away under us.
     async fn not_detached(&mut self) -> Next {
         self.detach_due = None;
-        match self.means.keeper.descriptor(&self.record.volume).await {
-            Ok(None) => {
-                info!(volume = %self.record.volume, "the volume is gone");
-                self.forget().await;
-                Next::End
-            }
-            Ok(Some(_)) | Err(_) => {
-                error!(volume = %self.record.volume, "a session ended while its volume is attached");
-                self.end_process("a session ended while its volume is attached")
-                    .await;
-                Next::Live
-            }
+        let kept = self.means.keeper.descriptor(&self.record.volume).await;
+        if matches!(kept, Ok(None)) {
+            info!(volume = %self.record.volume, "the volume is gone");
+            self.forget().await;
+            return Next::End;
         }
+        let reason = "a session ended while its volume is attached";
+        error!(volume = %self.record.volume, reason);
+        self.end_process(reason).await;
+        Next::Live
     }
 
     async fn end_process(&self, reason: &str) {

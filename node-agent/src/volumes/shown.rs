@@ -62,7 +62,7 @@ impl Shown {
         let view = Arc::new(View::new(mirror));
         let served = Arc::clone(&view);
         let started =
-            tokio::task::spawn_blocking(move || session::serve(served, descriptor, start)).await;
+            tokio::task::spawn_blocking(move || session::serve(&served, descriptor, start)).await;
         let (serving, end) =
             started.map_err(|e| SessionError::Start(std::io::Error::other(e)))??;
         Ok(Self {
@@ -101,13 +101,11 @@ impl Shown {
             return Some(swap);
         }
         self.doubt = None;
-        let staged = mirror.staged(source.id());
-        let tree = match staged {
-            Some(tree) => tree,
-            None => {
-                let taken = |dir: &VersionDir| mirror.is_listed(dir);
-                Arc::new(build(&self.record, &self.numbers, source.clone(), taken)?)
-            }
+        let tree = if let Some(staged) = mirror.staged(source.id()) {
+            staged
+        } else {
+            let taken = |dir: &VersionDir| mirror.is_listed(dir);
+            Arc::new(build(&self.record, &self.numbers, source.clone(), taken)?)
         };
         let swap = Swap {
             publish: tree.dir().clone(),

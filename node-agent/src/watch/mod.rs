@@ -184,13 +184,13 @@ impl Watches {
     /// A volume is gone. Nobody but its members needs a watch's content.
     pub async fn leave(&self, volume: &VolumeId, watch: &Arc<Watch>) {
         let is_last = {
+            // the map first: nobody can join between the look at the members and the end
             let mut watches = locked(&self.watches);
-            let mut members = locked(&watch.members);
-            members.remove(volume);
-            let is_last = members.is_empty();
+            let is_last = watch.remove(volume);
             if is_last {
                 watches.remove(&watch.key);
             }
+            drop(watches);
             is_last
         };
         if !is_last {
@@ -222,6 +222,13 @@ impl Watch {
         locked(&self.versions).clone()
     }
 
+    /// Whether the last member is gone.
+    fn remove(&self, volume: &VolumeId) -> bool {
+        let mut members = locked(&self.members);
+        members.remove(volume);
+        members.is_empty()
+    }
+
     /// The volume's identity was renewed, or withdrawn.
     pub fn set_identity(&self, volume: &VolumeId, identity: Option<Arc<Identity>>) {
         if let Some(member) = locked(&self.members).get_mut(volume) {
@@ -240,19 +247,22 @@ impl Watch {
 
     async fn forget_old(&self) {
         let needed = locked(&self.members).values().filter_map(|m| m.shows).min();
-        let old = {
-            let mut versions = locked(&self.versions);
-            let newest = versions.last().map_or(0, |newest| newest.sequence());
-            let needed = needed.unwrap_or(newest).min(newest);
-            let (old, kept) = versions
-                .drain(..)
-                .partition(|version| version.sequence() < needed);
-            *versions = kept;
-            Vec::from(old)
-        };
-        for snapshot in old {
+        for snapshot in self.take_older_than(needed) {
             self.forget(&snapshot).await;
         }
+    }
+
+    /// Takes versions that no member shows; the newest stays.
+    fn take_older_than(&self, needed: Option<u64>) -> Vec<Arc<Snapshot>> {
+        let mut versions = locked(&self.versions);
+        let newest = versions.last().map_or(0, |newest| newest.sequence());
+        let needed = needed.unwrap_or(newest).min(newest);
+        let (old, kept) = versions
+            .drain(..)
+            .partition(|version| version.sequence() < needed);
+        *versions = kept;
+        drop(versions);
+        old
     }
 
     async fn forget(&self, snapshot: &Snapshot) {
@@ -284,10 +294,11 @@ impl Watch {
     /// Keeps `snapshot`, then shows it to all members.
     async fn publish(&self, snapshot: Snapshot) {
         let snapshot = Arc::new(snapshot);
-        match content_key(&snapshot) {
+        if let Some(key) = content_key(&snapshot) {
             // before anyone sees it: a successor must never go back behind what was seen
-            Some(key) => self.means.keeper.deposit(key, snapshot.memfd()).await,
-            None => warn!("a version cannot be named at the keeper"),
+            self.means.keeper.deposit(key, snapshot.memfd()).await;
+        } else {
+            warn!("a version cannot be named at the keeper");
         }
         locked(&self.versions).push(Arc::clone(&snapshot));
         self.feed.send_modify(|feed| {

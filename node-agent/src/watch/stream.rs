@@ -70,7 +70,7 @@ impl Watch {
                 let reason = chain(&broken);
                 warn!(secret = %self.key.secret, reason, "the watch broke, and is opened again");
                 self.trouble(reason);
-                sleep(backoff.next()).await;
+                sleep(backoff.pause()).await;
             }
         }
     }
@@ -88,12 +88,12 @@ impl Watch {
     /// The identity of any member, the one that lasts longest.
     fn best_identity(&self) -> Option<Arc<Identity>> {
         let now = SystemTime::now();
-        let members = locked(&self.members);
-        let valid = members
+        locked(&self.members)
             .values()
             .filter_map(|member| member.identity.as_ref())
-            .filter(|identity| identity.expires > now);
-        valid.max_by_key(|identity| identity.expires).cloned()
+            .filter(|identity| identity.expires > now)
+            .max_by_key(|identity| identity.expires)
+            .cloned()
     }
 
     fn is_held(&self, identity: &Arc<Identity>) -> bool {

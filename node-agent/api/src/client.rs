@@ -1,0 +1,211 @@
+//! How to ask node-agent and keeper: bounded, whatever they do.
+
+use std::{
+    error::Error,
+    iter,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::timeout;
+
+use crate::{
+    channel::{ChannelError, Connection},
+    frame::{AgentReply, AgentRequest, Descriptor, KeeperReply, KeeperRequest, sentence},
+    peer::PeerRule,
+    volume::{VolumeId, VolumeRecord},
+};
+
+/// Both answer from memory, in microseconds; one that takes this long is stopped or stuck.
+pub const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Records that are read from a keeper at most; it takes fewer.
+const RECORD_LIMIT: usize = 8192;
+
+/// Why a peer did not do it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// It cannot be reached: it is not running, or has just died.
+    #[error("{0} cannot be reached")]
+    Away(&'static str, #[source] ChannelError),
+    /// It does not answer.
+    #[error("{0} does not answer")]
+    Late(&'static str),
+    /// It said no, and why.
+    #[error("{0} refuses: {1}")]
+    Refused(&'static str, String),
+    /// It said something that is no answer to this request.
+    #[error("{0} gave an answer that does not fit")]
+    Unexpected(&'static str),
+}
+
+/// The socket of a peer, and who must be there.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// What the peer is called in errors.
+    pub name: &'static str,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// Who must be there.
+    pub rule: PeerRule,
+}
+
+impl Door {
+    /// Dials the peer.
+    ///
+    /// # Errors
+    /// [`AskError::Away`], [`AskError::Late`].
+    pub async fn dial(&self) -> Result<Connection, AskError> {
+        let dialled = Connection::dial(&self.socket, &self.rule);
+        self.within(PATIENCE, dialled).await
+    }
+
+    /// Asks node-agent, on a connection of its own; `more` is how long the answer may take beyond
+    /// [`PATIENCE`].
+    ///
+    /// # Errors
+    /// Any [`AskError`].
+    pub async fn ask_agent(
+        &self,
+        request: &AgentRequest,
+        fuse: Option<&OwnedFd>,
+        more: Duration,
+    ) -> Result<AgentReply, AskError> {
+        let agent = self.dial().await?;
+        match self.call(&agent, request, fuse, PATIENCE + more).await? {
+            (AgentReply::Refused { reason }, _) => Err(AskError::Refused(self.name, reason)),
+            (reply, _) => Ok(reply),
+        }
+    }
+
+    /// A connection that carries node-agent's orders from now on.
+    ///
+    /// # Errors
+    /// Any [`AskError`].
+    pub async fn duty(&self) -> Result<Connection, AskError> {
+        let agent = self.dial().await?;
+        match self.call(&agent, &AgentRequest::Duty, None, PATIENCE).await? {
+            (AgentReply::Done, _) => Ok(agent),
+            _ => Err(AskError::Unexpected(self.name)),
+        }
+    }
+
+    /// Asks the keeper for something that it does or refuses.
+    ///
+    /// # Errors
+    /// Any [`AskError`].
+    pub async fn tell_keeper(
+        &self,
+        keeper: &Connection,
+        request: &KeeperRequest,
+        fd: Option<&OwnedFd>,
+    ) -> Result<(), AskError> {
+        match self.call(keeper, request, fd, PATIENCE).await? {
+            (KeeperReply::Done, _) => Ok(()),
+            (KeeperReply::Refused { reason }, _) => Err(AskError::Refused(self.name, reason)),
+            _ => Err(AskError::Unexpected(self.name)),
+        }
+    }
+
+    /// All records that the keeper has.
+    ///
+    /// # Errors
+    /// Any [`AskError`].
+    pub async fn records(&self, keeper: &Connection) -> Result<Vec<VolumeRecord>, AskError> {
+        let mut all: Vec<VolumeRecord> = Vec::new();
+        while all.len() <= RECORD_LIMIT {
+            let after = all.last().map(|record| record.volume.clone());
+            let asked = KeeperRequest::ListVolumes { after };
+            match self.call(keeper, &asked, None, PATIENCE).await? {
+                (KeeperReply::Volumes { records }, _) if records.is_empty() => return Ok(all),
+                (KeeperReply::Volumes { records }, _) => all.extend(records),
+                _ => break,
+            }
+        }
+        Err(AskError::Unexpected(self.name))
+    }
+
+    /// A descriptor of a volume, if the keeper has it.
+    ///
+    /// # Errors
+    /// Any [`AskError`].
+    pub async fn descriptor(
+        &self,
+        keeper: &Connection,
+        volume: &VolumeId,
+        descriptor: Descriptor,
+    ) -> Result<Option<OwnedFd>, AskError> {
+        let volume = volume.clone();
+        let asked = KeeperRequest::GetVolume { volume, descriptor };
+        match self.call(keeper, &asked, None, PATIENCE).await? {
+            (KeeperReply::Descriptor, mut fds) if fds.len() == 1 => Ok(fds.pop()),
+            (KeeperReply::Unknown, _) => Ok(None),
+            _ => Err(AskError::Unexpected(self.name)),
+        }
+    }
+
+    async fn call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        connection: &Connection,
+        request: &Q,
+        fd: Option<&OwnedFd>,
+        patience: Duration,
+    ) -> Result<(A, Vec<OwnedFd>), AskError> {
+        let fds: Vec<_> = fd.into_iter().map(AsFd::as_fd).collect();
+        self.within(patience, connection.call(request, &fds)).await
+    }
+
+    async fn within<T>(
+        &self,
+        patience: Duration,
+        call: impl Future<Output = Result<T, ChannelError>>,
+    ) -> Result<T, AskError> {
+        let done = timeout(patience, call).await;
+        done.map_err(|_late| AskError::Late(self.name))?
+            .map_err(|e| AskError::Away(self.name, e))
+    }
+}
+
+/// Pauses before a peer is dialled again: 10 ms, doubled up to 1 s. A supervisor takes milliseconds.
+pub fn pauses() -> impl Iterator<Item = Duration> {
+    let longest = Duration::from_secs(1);
+    iter::successors(Some(Duration::from_millis(10)), move |pause| {
+        Some((*pause * 2).min(longest))
+    })
+}
+
+/// An error and its causes in one sentence.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes = iter::successors(Some(error), |&e| e.source()).map(ToString::to_string);
+    sentence(causes.collect::<Vec<_>>().join(": "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_is_not_there_is_said_to_be_away_with_the_cause() {
+        let door = Door {
+            name: "node-agent",
+            socket: Path::new("/nowhere/s").to_owned(),
+            rule: PeerRule::Uid(0),
+        };
+        let error = door.dial().await.unwrap_err();
+        let text = chain(&error);
+        assert!(text.starts_with("node-agent cannot be reached: "), "{text}");
+        assert!(text.contains("/nowhere/s"), "{text}");
+        assert!(text.contains("No such file"), "{text}");
+    }
+
+    #[test]
+    fn pauses_grow_to_a_second() {
+        let all: Vec<_> = pauses().take(9).map(|p| p.as_millis()).collect();
+        assert_eq!(all, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+    }
+}
