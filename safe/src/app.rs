@@ -38,7 +38,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let signals = tokio::spawn(signals(stop.clone())?);
     let patterns = args.patterns()?;
     let proof = admin_proof(&args).await?;
-    let (custodian, feed, custody) = custody(&args)?;
+    let (custodian, feed, mut custody) = custody(&args)?;
     let Some(source) = identity(&args, &patterns, &stop).await? else {
         return Ok(());
     };
@@ -65,6 +65,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         ended = &mut serving => {
             ended?.context("the server failed")?;
             bail!("the server ended by itself");
+        }
+        ended = &mut custody => {
+            ended?;
+            bail!("the custodian ended by itself");
         }
     }
     drain(serving, accepting, custody).await;

@@ -655,7 +655,7 @@ mod tests {
     async fn an_unreadable_secret_can_be_registered_again() {
         let disk = Disk::new();
         let sealer = Sealer::new(RootKey::generate().unwrap());
-        suite::write(&*disk, &key("a"), b"rubbish");
+        suite::write(&disk.inner, &key("a"), b"rubbish");
         let found = disk.load().unwrap();
         let recovered = recover(&*disk, &sealer, found, OffsetDateTime::now_utc()).unwrap();
         let (handle, feed, _task) = start(recovered, sealer, Arc::clone(&disk) as Arc<dyn Store>);

@@ -42,28 +42,25 @@ impl AdminService {
 impl Admin for AdminService {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let (caller, request) = self.enter(request, Action::Put).await?;
-        // first of all into a type that wipes it. What tonic's own buffers held stays behind in
-        // freed memory: the process is non-dumpable ([I9])
-        let document = SecretValue::new(request.value).map_err(|e| status::from_value(&e))?;
-        let key = key(request.key.as_ref())?;
-        let parse = || -> Result<Draft, WireError> {
-            Ok(Draft {
-                document,
-                format: wire::format(request.format)?,
-                not_before: moment(request.not_before.as_ref())?,
-                expires: moment(request.expires.as_ref())?,
-            })
+        let key = key(request.key.as_ref());
+        let written = match (&key, draft(request)) {
+            (Ok(key), Ok(draft)) => self
+                .0
+                .custodian
+                .put(key.clone(), draft)
+                .await
+                .map_err(|e| status::from_write(&e)),
+            (Err(refusal), _) => Err(status::from_wire(refusal)),
+            (_, Err(refusal)) => Err(status::from_wire(&refusal)),
         };
-        let draft = parse().map_err(|e| status::from_wire(&e))?;
-        let written = self.0.custodian.put(key.clone(), draft).await;
         let about = About {
-            secret: Some(&key),
+            secret: key.as_ref().ok(),
             revision: written.as_ref().ok().copied(),
-            context: "",
+            context: written.as_ref().err().map_or("", Status::message),
         };
         let outcome = if written.is_ok() { "stored" } else { "failed" };
         caller.audit(Action::Put, &about, outcome);
-        let revision = written.map_err(|e| status::from_write(&e))?.0;
+        let revision = written?.0;
         Ok(Response::new(PutResponse { revision }))
     }
 
@@ -72,12 +69,20 @@ impl Admin for AdminService {
         request: Request<DeleteRequest>,
     ) -> Result<Response<DeleteResponse>, Status> {
         let (caller, request) = self.enter(request, Action::Delete).await?;
-        let key = key(request.key.as_ref())?;
-        let written = self.0.custodian.delete(key.clone()).await;
+        let key = key(request.key.as_ref());
+        let written = match &key {
+            Ok(key) => self
+                .0
+                .custodian
+                .delete(key.clone())
+                .await
+                .map_err(|e| status::from_write(&e)),
+            Err(refusal) => Err(status::from_wire(refusal)),
+        };
         let about = About {
-            secret: Some(&key),
+            secret: key.as_ref().ok(),
             revision: written.as_ref().ok().copied().flatten(),
-            context: "",
+            context: written.as_ref().err().map_or("", Status::message),
         };
         let outcome = match &written {
             Ok(Some(_)) => "deleted",
@@ -85,7 +90,7 @@ impl Admin for AdminService {
             Err(_) => "failed",
         };
         caller.audit(Action::Delete, &about, outcome);
-        let existed = written.map_err(|e| status::from_write(&e))?.is_some();
+        let existed = written?.is_some();
         Ok(Response::new(DeleteResponse { existed }))
     }
 
@@ -99,10 +104,20 @@ impl Admin for AdminService {
     }
 }
 
-fn key(key: Option<&proto::SecretKey>) -> Result<SecretKey, Status> {
+fn key(key: Option<&proto::SecretKey>) -> Result<SecretKey, WireError> {
     key.ok_or(WireError::Missing("key"))
         .and_then(SecretKey::try_from)
-        .map_err(|e| status::from_wire(&e))
+}
+
+fn draft(request: PutRequest) -> Result<Draft, WireError> {
+    Ok(Draft {
+        // first of all into a type that wipes it. What tonic's own buffers held stays behind in
+        // freed memory: the process is non-dumpable ([I9])
+        document: SecretValue::new(request.value)?,
+        format: wire::format(request.format)?,
+        not_before: moment(request.not_before.as_ref())?,
+        expires: moment(request.expires.as_ref())?,
+    })
 }
 
 fn moment(stamp: Option<&Timestamp>) -> Result<Option<OffsetDateTime>, WireError> {

@@ -1,15 +1,11 @@
 //! The one place where errors become status codes.
 
 use tonic::Status;
-use vsecm_safe_api::{value::ValueError, wire::WireError};
+use vsecm_safe_api::wire::WireError;
 
 use crate::{admin_proof::ProofError, custodian::WriteError};
 
 pub(super) fn from_wire(error: &WireError) -> Status {
-    Status::invalid_argument(error.to_string())
-}
-
-pub(super) fn from_value(error: &ValueError) -> Status {
     Status::invalid_argument(error.to_string())
 }
 

@@ -1,5 +1,7 @@
 //! Where sealed records rest.
 
+#[cfg(test)]
+mod crash;
 mod file;
 mod file_name;
 mod memory;
