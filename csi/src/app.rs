@@ -1,113 +1,132 @@
-//! The wiring of `vsecm-csi`.
+//! The wiring of `vsecm-csi`, and what both binaries do at start.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::transport::{Server, server::Router};
+use vsecm_node_agent_api::client::Door;
 
 use crate::{
-    agent::Agent,
     args::Args,
-    deposit::Deposit,
     duty,
     mount::Kubelet,
     node::NodeService,
-    plugin::{RegistrationService, listen},
-    reconcile, serve,
+    plugin::{IdentityService, RegistrationService},
+    proto::{
+        csi::v1::{identity_server::IdentityServer, node_server::NodeServer},
+        registration::registration_server::RegistrationServer,
+    },
     volumes::Volumes,
 };
 
 /// After SIGTERM every wait ends at once; what is half-done takes some bounded calls to peers.
 const DRAIN: Duration = Duration::from_secs(20);
 
-/// Runs until SIGTERM.
+/// Runs `vsecm-csi` until SIGTERM.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let kubelet = Kubelet::open(args.kubelet_dir.as_ref())?;
-    let agent = Agent {
+    let agent = Door {
+        name: "node-agent",
         socket: args.node_agent_socket,
-        peer: args.node_agent_peer,
+        rule: args.node_agent_peer,
     };
-    let deposit = Deposit::new(args.keeper_socket, args.keeper_peer);
-    let volumes = Volumes::new(agent, deposit, kubelet, args.hold, stop.clone());
+    let keeper = Door {
+        name: "the keeper",
+        socket: args.keeper_socket,
+        rule: args.keeper_peer,
+    };
+    let volumes = Volumes::new((agent, keeper), kubelet, args.hold, stop.clone());
     tokio::select! {
-        () = reconcile::recover(&volumes) => {}
+        () = volumes.recover() => {}
         () = stop.cancelled() => return Ok(()),
     }
-    let _reconcile = AbortOnDropHandle::new(tokio::spawn(reconcile::run(Arc::clone(&volumes))));
-    let _duty = AbortOnDropHandle::new(tokio::spawn(duty::run(Arc::clone(&volumes))));
+    let _settled = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&volumes).stay_settled()));
+    let _on_duty = AbortOnDropHandle::new(tokio::spawn(duty::run(Arc::clone(&volumes))));
 
+    let (kubelet, node) = (args.kubelet_dir, args.node_name);
     let node = NodeService {
         volumes: Arc::clone(&volumes),
-        kubelet: args.kubelet_dir,
-        node: args.node_name,
+        kubelet,
+        node,
     };
-    let registration = RegistrationService {
-        endpoint: args
-            .kubelet_endpoint
-            .unwrap_or_else(|| args.endpoint.clone()),
-    };
-    let csi = serve::csi(listen(&args.endpoint)?, node, stop.clone());
-    // after the CSI socket: the kubelet calls it the moment it sees this one
-    let registered = args
-        .registration_socket
-        .as_deref()
-        .map(listen)
-        .transpose()?;
-    tracing::info!(endpoint = %args.endpoint.display(), "serving");
-    let drained = async {
-        let served = tokio::try_join!(
-            csi,
-            serve::registration(registered, registration, stop.clone())
-        );
-        volumes.landed().await;
-        served
+    let both = Server::builder()
+        .add_service(IdentityServer::new(IdentityService))
+        .add_service(NodeServer::new(node));
+    let endpoint = args
+        .kubelet_endpoint
+        .unwrap_or_else(|| args.endpoint.clone());
+    let registration =
+        Server::builder().add_service(RegistrationServer::new(RegistrationService { endpoint }));
+    let served = async {
+        // registration last: the kubelet calls the CSI socket the moment it sees the other
+        let csi = serve(both, Some(&args.endpoint), &stop)?;
+        let registration = serve(registration, args.registration_socket.as_deref(), &stop)?;
+        tracing::info!("serving");
+        tokio::try_join!(csi, registration)?;
+        volumes.tasks.close();
+        volumes.tasks.wait().await;
+        Ok(())
     };
     let late = async {
         stop.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
+        sleep(DRAIN).await;
     };
     tokio::select! {
-        served = drained => {
-            served.context("a socket could not be served")?;
-        }
-        () = late => tracing::error!("not everything has ended in time"),
+        served = served => served,
+        () = late => anyhow::bail!("not everything came to its end {} s after SIGTERM", DRAIN.as_secs()),
     }
-    remove_sockets(args.registration_socket.into_iter().chain([args.endpoint]));
-    Ok(())
 }
 
-fn remove_sockets(sockets: impl Iterator<Item = PathBuf>) {
-    for socket in sockets {
-        if let Err(error) = fs::remove_file(&socket) {
-            tracing::warn!(%error, socket = %socket.display(), "cannot remove the socket");
+/// Serves on a Unix socket until `stop`, replacing what a dead predecessor left there. Root only:
+/// whoever may call may have a volume mounted.
+fn serve<'a>(
+    router: Router,
+    path: Option<&'a Path>,
+    stop: &'a CancellationToken,
+) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + 'a> {
+    let listener = path.map(|path| listen(path).with_context(|| path.display().to_string()));
+    let listener = listener.transpose()?;
+    Ok(async move {
+        if let (Some(listener), Some(path)) = (listener, path) {
+            let incoming = UnixListenerStream::new(listener);
+            router
+                .serve_with_incoming_shutdown(incoming, stop.cancelled())
+                .await?;
+            fs::remove_file(path)?;
         }
+        Ok(())
+    })
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
     }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 /// A token that SIGTERM or SIGINT cancels.
 pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => token.cancel(),
+            _ = interrupt.recv() => token.cancel(),
         }
-        token.cancel();
     });
     Ok(stop)
-}
-
-/// Two descriptors per volume are more than the soft limit of old.
-pub fn raise_descriptor_limit() -> anyhow::Result<()> {
-    let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    Ok(())
 }

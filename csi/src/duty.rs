@@ -1,52 +1,58 @@
 //! The duty connection: node-agent's orders, and a look at all volumes whenever it is new.
 
-use std::{sync::Arc, time::Duration};
+use std::{os::fd::AsFd, sync::Arc, time::Duration};
 
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::{JoinSet, spawn_blocking},
+    time::{sleep, timeout},
+};
 use vsecm_node_agent_api::{
     channel::{ChannelError, Connection},
-    frame::{Order, OrderOutcome, OrderReply},
+    client::{chain, pauses},
+    frame::{Order, OrderOutcome, OrderReply, sentence},
 };
 
-use crate::{status::chain, volumes::Volumes};
-
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+use crate::{
+    swap::swap,
+    volumes::{Held, Volumes},
+};
 
 /// Orders at work at most. node-agent has one per volume; the kubelet's default is 110 pods.
 const ORDER_LIMIT: usize = 512;
 
+/// A swap is a handful of operations on a tree in another process's memory: 0.3 ms. One that takes
+/// this long hangs, and its thread is given up.
+const SWAP_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Keeps a duty connection for ever.
-pub async fn run(volumes: Arc<Volumes>) {
-    let mut pause = FIRST_PAUSE;
+pub(crate) async fn run(volumes: Arc<Volumes>) {
     loop {
-        match volumes.agent.duty().await {
-            Ok(connection) => {
-                tracing::info!("on duty for node-agent");
-                pause = FIRST_PAUSE;
-                let ended = tokio::select! {
-                    ended = obey(&volumes, Arc::new(connection)) => ended,
-                    never = look_after(&volumes) => never,
-                };
-                match ended {
-                    Ok(()) => tracing::warn!("node-agent has gone"),
-                    Err(error) => tracing::warn!(error = chain(&error), "duty ended"),
+        for pause in pauses() {
+            match volumes.agent.duty().await {
+                Ok(connection) => {
+                    tracing::info!("on duty for node-agent");
+                    let ended = tokio::select! {
+                        ended = obey(&volumes, Arc::new(connection)) => ended,
+                        never = look_after(&volumes) => never,
+                    };
+                    tracing::warn!(
+                        error = ended.err().map(|e| chain(&e)),
+                        "node-agent has gone"
+                    );
+                    break;
                 }
+                Err(error) => tracing::debug!(error = chain(&error), "no duty"),
             }
-            Err(error) => {
-                tracing::debug!(error = chain(&error), "no duty");
-                sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
+            sleep(pause).await;
         }
     }
 }
 
 /// Has every volume served that this node-agent does not serve yet; then there is nothing to do.
 async fn look_after(volumes: &Arc<Volumes>) -> Result<(), ChannelError> {
-    for volume in volumes.table.ids() {
+    for volume in volumes.ids() {
         if let Err(error) = volumes.revive(&volume).await {
-            tracing::error!(%volume, error = chain(error.as_ref()), "is not served");
+            tracing::error!(%volume, error = chain(&error), "is not served");
         }
     }
     std::future::pending().await
@@ -57,17 +63,50 @@ async fn obey(volumes: &Arc<Volumes>, connection: Arc<Connection>) -> Result<(),
     loop {
         tokio::select! {
             order = connection.receive::<Order>(), if at_work.len() < ORDER_LIMIT => {
-                let Some((order, _none)) = order? else { return Ok(()) };
-                let (volumes, connection) = (Arc::clone(volumes), Arc::clone(&connection));
+                let Some((order, _)) = order? else { return Ok(()) };
+                let (connection, held) = (Arc::clone(&connection), volumes.held(&order.volume));
                 at_work.spawn(async move {
-                    let outcome = volumes.obey(&order).await;
-                    if let OrderOutcome::Failed { reason } = &outcome {
-                        tracing::warn!(volume = %order.volume, %reason, "swap failed");
-                    }
+                    let outcome = match held {
+                        None => OrderOutcome::UnknownVolume,
+                        Some(held) => carry_out(held, &order).await,
+                    };
                     connection.send(&OrderReply { id: order.id, outcome }, &[]).await
                 });
             }
             Some(sent) = at_work.join_next() => sent.unwrap_or(Ok(()))?,
         }
+    }
+}
+
+async fn carry_out(held: Held, order: &Order) -> OrderOutcome {
+    match swap_within(SWAP_PATIENCE, held, order).await {
+        Ok(()) => OrderOutcome::Swapped,
+        Err(reason) => {
+            tracing::warn!(volume = %order.volume, %reason, "swap failed");
+            OrderOutcome::Failed {
+                reason: sentence(reason),
+            }
+        }
+    }
+}
+
+async fn swap_within(patience: Duration, held: Held, order: &Order) -> Result<(), String> {
+    let writable = held.writable.ok_or("the volume is not attached yet")?;
+    let Ok(turn) = held.swapping.try_lock_owned() else {
+        return Err("the swap before has not ended: its thread waits for an answer".to_owned());
+    };
+    let (publish, retire) = (order.publish.clone(), order.retire.clone());
+    let work = spawn_blocking(move || {
+        // kept until the thread is free again, however long the server lets it hang
+        let _turn = turn;
+        swap(writable.as_fd(), &publish, retire.as_ref())
+    });
+    match timeout(patience, work).await {
+        Ok(Ok(swapped)) => swapped.map_err(|e| chain(&e)),
+        Ok(Err(panic)) => Err(panic.to_string()),
+        Err(_late) => Err(format!(
+            "no answer for {} s to an operation",
+            patience.as_secs()
+        )),
     }
 }

@@ -10,7 +10,7 @@ fn main() -> anyhow::Result<()> {
     process::harden()?;
     let args = Args::parse();
     process::log_to_stderr();
-    app::raise_descriptor_limit()?;
+    process::raise_descriptor_limit()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -3,150 +3,159 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status, async_trait};
-use vsecm_node_agent_api::{frame::Serving, volume::VolumeId};
+use vsecm_node_agent_api::{
+    client::chain,
+    frame::{AgentReply, Serving},
+};
 
 use crate::{
-    agent::State,
     proto::csi::v1::{
-        NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse, NodeGetInfoRequest,
-        NodeGetInfoResponse, NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse,
-        NodePublishVolumeRequest, NodePublishVolumeResponse, NodeServiceCapability,
-        NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, VolumeCondition, VolumeUsage,
+        self, VolumeUsage,
         node_server::Node,
         node_service_capability::{Rpc, Type, rpc},
         volume_usage::Unit,
     },
-    publish, status,
+    publish,
     target::Target,
-    volumes::Volumes,
+    volumes::{Trouble, Volumes},
 };
 
 /// The service.
 #[derive(Debug)]
-pub struct NodeService {
-    /// The volumes.
-    pub volumes: Arc<Volumes>,
+pub(crate) struct NodeService {
+    pub(crate) volumes: Arc<Volumes>,
     /// The kubelet's folder as the kubelet names it.
-    pub kubelet: String,
+    pub(crate) kubelet: String,
     /// The node's name.
-    pub node: String,
+    pub(crate) node: String,
 }
+
+type Reply<T> = Result<Response<T>, Status>;
 
 #[async_trait]
 impl Node for NodeService {
     async fn node_publish_volume(
         &self,
-        request: Request<NodePublishVolumeRequest>,
-    ) -> Result<Response<NodePublishVolumeResponse>, Status> {
+        request: Request<v1::NodePublishVolumeRequest>,
+    ) -> Reply<v1::NodePublishVolumeResponse> {
+        // final: the kubelet forgets the volume without an unpublish, and nothing is left behind
         let record = publish::parse(request.get_ref(), &self.kubelet)
-            .map_err(|refusal| status::malformed(&refusal))?;
-        let published = self.volumes.publish(record).await;
-        published.map_err(|error| status::not_now(&error))?;
-        Ok(Response::new(NodePublishVolumeResponse {}))
+            .map_err(|refusal| Status::invalid_argument(chain(&refusal)))?;
+        self.volumes
+            .publish(record)
+            .await
+            .map_err(|error| not_now(&error))?;
+        Ok(Response::new(v1::NodePublishVolumeResponse {}))
     }
 
     async fn node_unpublish_volume(
         &self,
-        request: Request<NodeUnpublishVolumeRequest>,
-    ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
-        let NodeUnpublishVolumeRequest {
-            volume_id,
-            target_path,
-        } = request.into_inner();
-        required("volume id", &volume_id)?;
-        required("target path", &target_path)?;
-        let volume = volume_id.parse::<VolumeId>();
-        let target = Target::below(&self.kubelet, &target_path);
-        // a volume that cannot have been published here is gone, which is what the kubelet wants
-        if let (Ok(volume), Ok(target)) = (volume, target) {
+        request: Request<v1::NodeUnpublishVolumeRequest>,
+    ) -> Reply<v1::NodeUnpublishVolumeResponse> {
+        let request = request.get_ref();
+        required("volume id", &request.volume_id)?;
+        required("target path", &request.target_path)?;
+        let target = Target::below(&self.kubelet, &request.target_path);
+        if let (Ok(volume), Ok(target)) = (request.volume_id.parse(), target) {
             let gone = self.volumes.unpublish(volume, target).await;
-            gone.map_err(|error| status::not_now(&error))?;
+            gone.map_err(|error| not_now(&error))?;
         } else {
+            // it cannot have been published here, so it is gone, which is what the kubelet wants
             tracing::warn!("unpublish of a volume that cannot be ours");
         }
-        Ok(Response::new(NodeUnpublishVolumeResponse {}))
+        Ok(Response::new(v1::NodeUnpublishVolumeResponse {}))
     }
 
     async fn node_get_volume_stats(
         &self,
-        request: Request<NodeGetVolumeStatsRequest>,
-    ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
+        request: Request<v1::NodeGetVolumeStatsRequest>,
+    ) -> Reply<v1::NodeGetVolumeStatsResponse> {
         let request = request.get_ref();
         required("volume id", &request.volume_id)?;
         required("volume path", &request.volume_path)?;
-        let unknown = || Status::not_found("no such volume is published at this path on this node");
-        let volume = request.volume_id.parse().map_err(|_rule| unknown())?;
-        let target =
-            Target::below(&self.kubelet, &request.volume_path).map_err(|_elsewhere| unknown())?;
-        let held = self.volumes.table.get(&volume).ok_or_else(unknown)?;
-        if held.record.target != target.to_string() {
-            return Err(unknown());
-        }
+        let target = Target::below(&self.kubelet, &request.volume_path).ok();
+        let held = request
+            .volume_id
+            .parse()
+            .ok()
+            .and_then(|volume| self.volumes.held(&volume));
+        let held = held.filter(|h| target.is_some_and(|t| t.to_string() == h.record.target));
+        let held = held.ok_or_else(|| Status::not_found("no such volume is published there"))?;
         // the mount itself is never asked: statfs of a stalled server would hang the kubelet
-        let state = self.volumes.agent.state(&volume).await;
-        let state = state.map_err(|error| status::unknown_state(&error))?;
-        Ok(Response::new(stats_of(state)))
+        let state = self.volumes.state_of(&held.record.volume).await;
+        let state = state.map_err(|error| not_now(&error.into()))?;
+        stats_of(state).map(Response::new)
     }
 
     async fn node_get_capabilities(
         &self,
-        _request: Request<NodeGetCapabilitiesRequest>,
-    ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
-        let capabilities = [
-            rpc::Type::GetVolumeStats,
-            rpc::Type::VolumeCondition,
-            rpc::Type::VolumeMountGroup,
-        ];
-        let capabilities = capabilities.map(|r#type| NodeServiceCapability {
-            r#type: Some(Type::Rpc(Rpc {
-                r#type: r#type.into(),
-            })),
-        });
-        Ok(Response::new(NodeGetCapabilitiesResponse {
-            capabilities: capabilities.into(),
+        _: Request<v1::NodeGetCapabilitiesRequest>,
+    ) -> Reply<v1::NodeGetCapabilitiesResponse> {
+        use rpc::Type::{GetVolumeStats, VolumeCondition, VolumeMountGroup};
+        let capability = |rpc: rpc::Type| v1::NodeServiceCapability {
+            r#type: Some(Type::Rpc(Rpc { r#type: rpc.into() })),
+        };
+        let all = [GetVolumeStats, VolumeCondition, VolumeMountGroup].map(capability);
+        Ok(Response::new(v1::NodeGetCapabilitiesResponse {
+            capabilities: all.into(),
         }))
     }
 
     async fn node_get_info(
         &self,
-        _request: Request<NodeGetInfoRequest>,
-    ) -> Result<Response<NodeGetInfoResponse>, Status> {
-        Ok(Response::new(NodeGetInfoResponse {
-            node_id: self.node.clone(),
-            // as many as the scheduler likes
-            max_volumes_per_node: 0,
+        _: Request<v1::NodeGetInfoRequest>,
+    ) -> Reply<v1::NodeGetInfoResponse> {
+        // 0: as many volumes as the scheduler likes
+        let (node_id, max_volumes_per_node) = (self.node.clone(), 0);
+        Ok(Response::new(v1::NodeGetInfoResponse {
+            node_id,
+            max_volumes_per_node,
         }))
     }
 }
 
-fn required(what: &str, text: &str) -> Result<(), Status> {
-    if text.is_empty() {
-        let sentence = format!("the request has no {what}: the kubelet gives one with every call");
-        return Err(Status::invalid_argument(sentence));
-    }
-    Ok(())
+/// The kubelet comes again, and an unpublish is sure to come.
+fn not_now(error: &Trouble) -> Status {
+    Status::unavailable(chain(error))
 }
 
-fn stats_of(state: State) -> NodeGetVolumeStatsResponse {
-    let usage = |unit: Unit, amount: u64| {
-        let amount = i64::try_from(amount).unwrap_or(i64::MAX);
+fn required(what: &str, text: &str) -> Result<(), Status> {
+    let sentence = || format!("the request has no {what}: the kubelet gives one with every call");
+    if text.is_empty() {
+        Err(Status::invalid_argument(sentence()))
+    } else {
+        Ok(())
+    }
+}
+
+fn stats_of(state: AgentReply) -> Result<v1::NodeGetVolumeStatsResponse, Status> {
+    let AgentReply::State {
+        serving,
+        condition,
+        bytes,
+        files,
+    } = state
+    else {
+        return Err(Status::internal(
+            "node-agent gave an answer that does not fit",
+        ));
+    };
+    let usage = |unit: Unit, amount| {
+        let used = i64::try_from(amount).unwrap_or(i64::MAX);
         VolumeUsage {
             available: 0,
-            total: amount,
-            used: amount,
+            total: used,
+            used,
             unit: unit.into(),
         }
     };
-    let (abnormal, message) = match (state.serving, state.condition) {
+    let (abnormal, message) = match (serving, condition) {
         (Serving::Yes, None) => (false, "served".to_owned()),
         (Serving::Yes, Some(condition)) => (true, condition),
         (Serving::No, _) => (true, "the volume is not served at the moment".to_owned()),
     };
-    NodeGetVolumeStatsResponse {
-        usage: vec![
-            usage(Unit::Bytes, state.bytes),
-            usage(Unit::Inodes, state.files),
-        ],
-        volume_condition: Some(VolumeCondition { abnormal, message }),
-    }
+    Ok(v1::NodeGetVolumeStatsResponse {
+        usage: vec![usage(Unit::Bytes, bytes), usage(Unit::Inodes, files)],
+        volume_condition: Some(v1::VolumeCondition { abnormal, message }),
+    })
 }

@@ -1,20 +1,11 @@
-//! The CSI Identity service, registration with the kubelet, and the sockets of both.
+//! The CSI Identity service and the registration with the kubelet.
 
-use std::{
-    collections::HashMap,
-    fs, io,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
-use tokio::net::UnixListener;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::proto::{
-    csi::v1::{
-        GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest,
-        GetPluginInfoResponse, ProbeRequest, ProbeResponse, identity_server::Identity,
-    },
+    csi::v1::{self, identity_server::Identity},
     registration::{
         InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
         registration_server::Registration,
@@ -24,78 +15,48 @@ use crate::proto::{
 /// The driver's name, as in the `CSIDriver` object and in pods.
 pub const NAME: &str = "csi.vsecm.com";
 
-/// A socket that cannot be listened on.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen at {}", path.display())]
-pub struct ListenError {
-    path: PathBuf,
-    #[source]
-    source: io::Error,
-}
-
-/// Listens at `path`, replacing what a dead predecessor left. Root only: whoever may call may
-/// have a volume mounted.
-pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
-    let bound = || {
-        match fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        Ok(listener)
-    };
-    bound().map_err(|source| ListenError {
-        path: path.to_owned(),
-        source,
-    })
-}
+type Reply<T> = Result<Response<T>, Status>;
 
 /// The Identity service. It is served only once the volumes are taken over, so it is always ready.
 #[derive(Debug)]
-pub struct IdentityService;
+pub(crate) struct IdentityService;
 
 #[async_trait]
 impl Identity for IdentityService {
     async fn get_plugin_info(
         &self,
-        _request: Request<GetPluginInfoRequest>,
-    ) -> Result<Response<GetPluginInfoResponse>, Status> {
-        Ok(Response::new(GetPluginInfoResponse {
-            name: NAME.to_owned(),
-            vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
-            manifest: HashMap::new(),
+        _: Request<v1::GetPluginInfoRequest>,
+    ) -> Reply<v1::GetPluginInfoResponse> {
+        let (name, vendor_version) = (NAME.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+        Ok(Response::new(v1::GetPluginInfoResponse {
+            name,
+            vendor_version,
+            ..Default::default()
         }))
     }
 
     async fn get_plugin_capabilities(
         &self,
-        _request: Request<GetPluginCapabilitiesRequest>,
-    ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
-        Ok(Response::new(GetPluginCapabilitiesResponse {}))
+        _: Request<v1::GetPluginCapabilitiesRequest>,
+    ) -> Reply<v1::GetPluginCapabilitiesResponse> {
+        Ok(Response::new(v1::GetPluginCapabilitiesResponse {}))
     }
 
-    async fn probe(
-        &self,
-        _request: Request<ProbeRequest>,
-    ) -> Result<Response<ProbeResponse>, Status> {
-        Ok(Response::new(ProbeResponse { ready: Some(true) }))
+    async fn probe(&self, _: Request<v1::ProbeRequest>) -> Reply<v1::ProbeResponse> {
+        Ok(Response::new(v1::ProbeResponse { ready: Some(true) }))
     }
 }
 
 /// What the kubelet asks at the socket in its folder of plugins.
 #[derive(Debug)]
-pub struct RegistrationService {
+pub(crate) struct RegistrationService {
     /// The CSI socket as the kubelet sees it.
-    pub endpoint: PathBuf,
+    pub(crate) endpoint: PathBuf,
 }
 
 #[async_trait]
 impl Registration for RegistrationService {
-    async fn get_info(
-        &self,
-        _request: Request<InfoRequest>,
-    ) -> Result<Response<PluginInfo>, Status> {
+    async fn get_info(&self, _: Request<InfoRequest>) -> Reply<PluginInfo> {
         Ok(Response::new(PluginInfo {
             r#type: "CSIPlugin".to_owned(),
             name: NAME.to_owned(),
@@ -107,16 +68,16 @@ impl Registration for RegistrationService {
     async fn notify_registration_status(
         &self,
         request: Request<RegistrationStatus>,
-    ) -> Result<Response<RegistrationStatusResponse>, Status> {
-        let status = request.into_inner();
-        if status.plugin_registered {
+    ) -> Reply<RegistrationStatusResponse> {
+        let RegistrationStatus {
+            plugin_registered,
+            error,
+        } = request.into_inner();
+        if plugin_registered {
             tracing::info!("registered with the kubelet");
         } else {
             // the kubelet tries again by itself, with backoff
-            tracing::error!(
-                reason = status.error,
-                "the kubelet did not register the driver"
-            );
+            tracing::error!(error, "the kubelet did not register the driver");
         }
         Ok(Response::new(RegistrationStatusResponse {}))
     }

@@ -1,8 +1,8 @@
 //! The swap of a volume to its next version, on the private read-write clone of its mount.
 //!
 //! The tree is served by a process that csi does not trust. So names are said by us or match a
-//! strict pattern, folders are opened below the root without following anything, everything is
-//! bounded, and a server that does not answer hangs one thread and no more (the caller's deadline).
+//! strict pattern, folders are opened below the root without following anything, all is bounded,
+//! and a server that does not answer hangs one thread and no more (the caller's deadline).
 //!
 //! The order of the operations is what a Kubernetes Secret volume shows to inotify watchers; reads
 //! turn over at the rename, atomically ([I4]).
@@ -14,19 +14,13 @@ use std::{
 };
 
 use rustix::{
-    fs::{
-        AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, renameat, symlinkat, unlinkat,
-    },
+    fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, openat2, renameat, symlinkat, unlinkat},
     io::Errno,
 };
 use vsecm_node_agent_api::volume::{FileName, VersionDir};
 
-/// Names in a version, and at a root, at most. A document of 1 MiB could have more keys;
-/// node-agent shows such a document as one file.
+/// Names in a version, or at a root, at most.
 pub const ENTRY_LIMIT: usize = 16_384;
-
-/// Folders within folders at most, in a version that is removed.
-const DEPTH_LIMIT: usize = 8;
 
 const DATA: &str = "..data";
 const DATA_NEXT: &str = "..data_tmp";
@@ -36,27 +30,18 @@ const DATA_NEXT: &str = "..data_tmp";
 #[non_exhaustive]
 pub enum SwapError {
     /// An operation failed.
-    #[error("cannot {step}")]
-    Step {
-        /// What was tried.
-        step: &'static str,
-        /// What the kernel, or the server through it, said.
-        #[source]
-        source: io::Error,
-    },
+    #[error("cannot {0}")]
+    Step(&'static str, #[source] io::Error),
     /// The server names something that no tree of ours has.
     #[error("the tree has an entry that does not belong there")]
     StrangeName,
     /// The server names more than a tree of ours has.
-    #[error("the tree has more than {ENTRY_LIMIT} entries or {DEPTH_LIMIT} levels")]
+    #[error("a folder of the tree has more than {ENTRY_LIMIT} entries")]
     TooLarge,
 }
 
-fn step(step: &'static str) -> impl FnOnce(Errno) -> SwapError {
-    move |e| SwapError::Step {
-        step,
-        source: e.into(),
-    }
+fn step<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> SwapError {
+    move |e| SwapError::Step(step, e.into())
 }
 
 /// Publishes a version whose folder is in the tree already, and removes the one before.
@@ -66,10 +51,9 @@ pub fn swap(
     publish: &VersionDir,
     retire: Option<&VersionDir>,
 ) -> Result<(), SwapError> {
-    let shown = names_in(open_folder(root, publish.as_str())?)?;
+    let shown = files_in(folder(root, publish.as_str()).map_err(step("open the new version"))?)?;
 
-    absent(unlinkat(root, DATA_NEXT, AtFlags::empty()))
-        .map_err(step("remove what an interrupted swap left"))?;
+    remove(root, DATA_NEXT).map_err(step("remove what an interrupted swap left"))?;
     symlinkat(publish.as_str(), root, DATA_NEXT).map_err(step("link the new version"))?;
     renameat(root, DATA_NEXT, root, DATA).map_err(step("turn ..data over"))?;
 
@@ -79,107 +63,76 @@ pub fn swap(
         symlinkat(format!("{DATA}/{name}"), root, name).map_err(step("link a new file"))?;
     }
     for name in linked.difference(&shown) {
-        absent(unlinkat(root, name.as_str(), AtFlags::empty()))
-            .map_err(step("remove the link of a file that is gone"))?;
+        remove(root, name.as_str()).map_err(step("remove the link of a file that is gone"))?;
     }
     match retire {
-        Some(old) if old != publish => remove_folder(root, old.as_str(), &mut Budget::default()),
+        Some(old) if old != publish => remove_version(root, old),
         _ => Ok(()),
     }
 }
 
+fn remove_version(root: BorrowedFd<'_>, version: &VersionDir) -> Result<(), SwapError> {
+    let old = match folder(root, version.as_str()) {
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened.map_err(step("open the old version"))?,
+    };
+    for name in files_in(old.try_clone().map_err(step("open the old version"))?)? {
+        remove(old.as_fd(), name.as_str()).map_err(step("remove a file of the old version"))?;
+    }
+    drop(old);
+    absent(unlinkat(root, version.as_str(), AtFlags::REMOVEDIR))
+        .map_err(step("remove the old version"))
+}
+
+fn remove(folder: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+    absent(unlinkat(folder, name, AtFlags::empty()))
+}
+
 fn absent(result: Result<(), Errno>) -> Result<(), Errno> {
-    match result {
-        Err(Errno::NOENT) => Ok(()),
-        other => other,
+    if result == Err(Errno::NOENT) {
+        Ok(())
+    } else {
+        result
     }
 }
 
-fn open_folder(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, SwapError> {
+fn folder(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let inside = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_MAGICLINKS
         | ResolveFlags::NO_XDEV;
-    openat2(parent, name, flags, Mode::empty(), inside).map_err(step("open a folder"))
+    openat2(parent, name, flags, Mode::empty(), inside)
 }
 
-/// What a server may still name before it is not believed any more.
-struct Budget {
-    entries: usize,
-    levels: usize,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self {
-            // the root holds links, `..data` and a few folders of versions beside the names
-            entries: ENTRY_LIMIT + 16,
-            levels: DEPTH_LIMIT,
-        }
-    }
-}
-
-/// Reads a folder to its end before anything in it is changed.
-fn entries_of(folder: OwnedFd, budget: &mut Budget) -> Result<Vec<(String, FileType)>, SwapError> {
-    let mut entries = Vec::new();
+/// The names in a folder, read to its end before anything in it is changed.
+fn names_in(folder: OwnedFd) -> Result<Vec<String>, SwapError> {
+    let mut names = Vec::new();
     for entry in Dir::new(folder).map_err(step("read a folder"))? {
         let entry = entry.map_err(step("read a folder"))?;
-        let Ok(name) = entry.file_name().to_str() else {
-            return Err(SwapError::StrangeName);
-        };
-        budget.entries = budget.entries.checked_sub(1).ok_or(SwapError::TooLarge)?;
-        if !matches!(name, "." | "..") {
-            entries.push((name.to_owned(), entry.file_type()));
+        // the root holds `.`, `..`, `..data` and a few versions beside the names
+        if names.len() >= ENTRY_LIMIT + 16 {
+            return Err(SwapError::TooLarge);
         }
+        let name = entry
+            .file_name()
+            .to_str()
+            .map_err(|_utf8| SwapError::StrangeName)?;
+        names.push(name.to_owned());
     }
-    Ok(entries)
+    names.retain(|name| !matches!(name.as_str(), "." | ".."));
+    Ok(names)
 }
 
-fn names_in(folder: OwnedFd) -> Result<BTreeSet<FileName>, SwapError> {
-    entries_of(folder, &mut Budget::default())?
-        .into_iter()
-        .map(|(name, _)| name.parse().map_err(|_rule| SwapError::StrangeName))
-        .collect()
+fn files_in(version: OwnedFd) -> Result<BTreeSet<FileName>, SwapError> {
+    let parse = |name: String| name.parse().map_err(|_rule| SwapError::StrangeName);
+    names_in(version)?.into_iter().map(parse).collect()
 }
 
 /// The names at the root that are neither `..data` nor folders of versions.
 fn links_at(root: BorrowedFd<'_>) -> Result<BTreeSet<FileName>, SwapError> {
-    let mut links = BTreeSet::new();
-    for (name, _) in entries_of(open_folder(root, ".")?, &mut Budget::default())? {
-        if let Ok(name) = name.parse::<FileName>() {
-            links.insert(name);
-        } else if !matches!(name.as_str(), DATA | DATA_NEXT) && name.parse::<VersionDir>().is_err()
-        {
-            return Err(SwapError::StrangeName);
-        }
-    }
-    Ok(links)
-}
-
-/// Removes a folder and what is in it; one that is gone already is no error.
-fn remove_folder(parent: BorrowedFd<'_>, name: &str, budget: &mut Budget) -> Result<(), SwapError> {
-    let folder = match open_folder(parent, name) {
-        Err(SwapError::Step { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            return Ok(());
-        }
-        opened => opened?,
-    };
-    let listing = folder.try_clone().map_err(|source| SwapError::Step {
-        step: "open a folder",
-        source,
-    })?;
-    for (entry, kind) in entries_of(listing, budget)? {
-        let entry: FileName = entry.parse().map_err(|_rule| SwapError::StrangeName)?;
-        if kind == FileType::Directory {
-            budget.levels = budget.levels.checked_sub(1).ok_or(SwapError::TooLarge)?;
-            remove_folder(folder.as_fd(), entry.as_str(), budget)?;
-            budget.levels += 1;
-        } else {
-            absent(unlinkat(&folder, entry.as_str(), AtFlags::empty()))
-                .map_err(step("remove a file of the old version"))?;
-        }
-    }
-    drop(folder);
-    absent(unlinkat(parent, name, AtFlags::REMOVEDIR)).map_err(step("remove the old version"))
+    let mut names = names_in(folder(root, ".").map_err(step("open the root"))?)?;
+    names.retain(|n| !matches!(n.as_str(), DATA | DATA_NEXT) && n.parse::<VersionDir>().is_err());
+    let parse = |name: String| name.parse().map_err(|_rule| SwapError::StrangeName);
+    names.into_iter().map(parse).collect()
 }

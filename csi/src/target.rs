@@ -8,27 +8,14 @@ use vsecm_node_agent_api::volume::{ParseError, PodUid};
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TargetError {
-    /// The path is empty.
-    #[error("the request has no target path: the kubelet gives one with every call")]
-    Missing,
     /// The path does not start with `/`.
-    #[error("the target path is relative: it must be absolute and below {kubelet}")]
-    Relative {
-        /// The kubelet's folder.
-        kubelet: String,
-    },
+    #[error("the target path is relative: it must be absolute and below {0}")]
+    Relative(String),
     /// The path is elsewhere.
-    #[error(
-        "the target path is not below the kubelet's folder {kubelet}: set --kubelet-dir to the kubelet's --root-dir"
-    )]
-    Elsewhere {
-        /// The kubelet's folder.
-        kubelet: String,
-    },
+    #[error("the target path is not below {0}: --kubelet-dir must be the kubelet's --root-dir")]
+    Elsewhere(String),
     /// The path has another shape.
-    #[error(
-        "the target path is not pods/<uid>/volumes/kubernetes.io~csi/<name>/mount below the kubelet's folder"
-    )]
+    #[error("the target path is not {{kubelet}}/pods/{{uid}}/volumes/{PLUGIN}/{{name}}/{LEAF}")]
     Shape,
     /// The pod's uid is no uid.
     #[error("the target path names no pod")]
@@ -39,9 +26,12 @@ pub enum TargetError {
 /// can lead elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    pod: PodUid,
+    /// The pod that the path belongs to.
+    pub pod: PodUid,
     name: String,
 }
+
+const PLUGIN: &str = "kubernetes.io~csi";
 
 /// The folder that the plugin makes and mounts on, in the folder that the kubelet made.
 pub const LEAF: &str = "mount";
@@ -50,31 +40,19 @@ impl Target {
     /// Parses the path that the kubelet gives; `kubelet` is its folder as it names it itself.
     pub fn below(kubelet: &str, path: &str) -> Result<Self, TargetError> {
         let kubelet = kubelet.trim_end_matches('/');
-        if path.is_empty() {
-            return Err(TargetError::Missing);
-        }
         if !path.starts_with('/') {
-            let kubelet = kubelet.to_owned();
-            return Err(TargetError::Relative { kubelet });
+            return Err(TargetError::Relative(kubelet.to_owned()));
         }
         let inside = path.strip_prefix(kubelet).and_then(|p| p.strip_prefix('/'));
         inside.map_or_else(
-            || {
-                let kubelet = kubelet.to_owned();
-                Err(TargetError::Elsewhere { kubelet })
-            },
+            || Err(TargetError::Elsewhere(kubelet.to_owned())),
             str::parse,
         )
     }
 
-    /// The pod that the path belongs to.
-    pub fn pod(&self) -> &PodUid {
-        &self.pod
-    }
-
     /// The folder that holds [`LEAF`], below the kubelet's.
     pub fn folder(&self) -> String {
-        format!("pods/{}/volumes/kubernetes.io~csi/{}", self.pod, self.name)
+        format!("pods/{}/volumes/{PLUGIN}/{}", self.pod, self.name)
     }
 }
 
@@ -90,17 +68,14 @@ impl FromStr for Target {
     /// Parses the path below the kubelet's folder.
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let parts: Vec<&str> = text.split('/').collect();
-        let ["pods", uid, "volumes", "kubernetes.io~csi", name, LEAF] = parts.as_slice() else {
+        let ["pods", uid, "volumes", PLUGIN, name, LEAF] = parts.as_slice() else {
             return Err(TargetError::Shape);
         };
-        if name.is_empty() || matches!(*name, "." | "..") || name.len() > 255 || name.contains('\0')
-        {
+        if matches!(*name, "" | "." | "..") || name.len() > 255 || name.contains('\0') {
             return Err(TargetError::Shape);
         }
-        Ok(Self {
-            pod: uid.parse().map_err(TargetError::Uid)?,
-            name: (*name).to_owned(),
-        })
+        let (pod, name) = (uid.parse().map_err(TargetError::Uid)?, (*name).to_owned());
+        Ok(Self { pod, name })
     }
 }
 
@@ -118,7 +93,7 @@ mod tests {
     fn the_kubelets_path_is_understood() {
         let path = "/var/lib/kubelet/pods/1-a/volumes/kubernetes.io~csi/vsecm/mount";
         let target = Target::below(KUBELET, path).unwrap();
-        assert_eq!(target.pod().as_str(), "1-a");
+        assert_eq!(target.pod.as_str(), "1-a");
         assert_eq!(target.folder(), "pods/1-a/volumes/kubernetes.io~csi/vsecm");
         assert_eq!(target.to_string().parse(), Ok(target.clone()));
         assert_eq!(Target::below("/var/lib/kubelet/", path), Ok(target));
@@ -129,20 +104,18 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_missing_relative_or_elsewhere_is_refused() {
+    fn a_path_that_is_relative_or_elsewhere_is_refused() {
         let kubelet = || KUBELET.to_owned();
-        assert_eq!(refusal(""), TargetError::Missing);
         assert_eq!(
             refusal("pods/1/volumes/kubernetes.io~csi/v/mount"),
-            TargetError::Relative { kubelet: kubelet() }
+            TargetError::Relative(kubelet())
         );
         for path in [
             KUBELET,
             "/var/lib/kubelet2/pods/1/volumes/kubernetes.io~csi/v/mount",
             "/etc",
         ] {
-            let kubelet = kubelet();
-            assert_eq!(refusal(path), TargetError::Elsewhere { kubelet }, "{path}");
+            assert_eq!(refusal(path), TargetError::Elsewhere(kubelet()), "{path}");
         }
     }
 

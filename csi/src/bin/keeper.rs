@@ -12,10 +12,12 @@ async fn main() -> anyhow::Result<()> {
     process::harden()?;
     let args = Args::parse();
     process::log_to_stderr();
-    app::raise_descriptor_limit()?;
+    process::raise_descriptor_limit()?;
     let stop = app::stop_on_signal()?;
     let listener = Listener::bind(&args.socket)?;
-    serve(listener, &args.roles(), stop).await;
-    std::fs::remove_file(&args.socket)?;
+    tokio::select! {
+        () = serve(listener, &args) => {}
+        () = stop.cancelled() => std::fs::remove_file(&args.socket)?,
+    }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use vsecm_node_agent_api::{
     frame::{Descriptor, KeeperRequest},
-    peer::{Peer, PeerRule},
+    peer::PeerRule,
 };
 
 pub use serve::serve;
@@ -29,16 +29,6 @@ pub struct Args {
     pub node_agent_peer: PeerRule,
 }
 
-impl Args {
-    /// Who plays which role.
-    pub fn roles(&self) -> [(Role, PeerRule); 2] {
-        [
-            (Role::Csi, self.csi_peer.clone()),
-            (Role::NodeAgent, self.node_agent_peer.clone()),
-        ]
-    }
-}
-
 /// Who a peer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -49,26 +39,18 @@ pub enum Role {
 }
 
 impl Role {
-    /// The role of a peer, if it has one.
-    pub fn of(peer: Peer, roles: &[(Self, PeerRule)]) -> Option<Self> {
-        let found = roles.iter().find(|(_, rule)| rule.admits(peer));
-        found.map(|(role, _)| *role)
-    }
-
     /// Whether the role may ask this.
     pub fn may(self, request: &KeeperRequest) -> bool {
         match request {
-            KeeperRequest::PutVolume { .. } | KeeperRequest::RemoveVolume { .. } => {
-                self == Self::Csi
-            }
-            KeeperRequest::ListVolumes { .. } => true,
-            KeeperRequest::GetVolume { descriptor, .. } => {
-                self == Self::Csi || *descriptor == Descriptor::Fuse
-            }
-            KeeperRequest::PutContent { .. }
-            | KeeperRequest::ListContents { .. }
-            | KeeperRequest::GetContent { .. }
-            | KeeperRequest::RemoveContent { .. } => self == Self::NodeAgent,
+            KeeperRequest::ListVolumes { .. }
+            | KeeperRequest::GetVolume {
+                descriptor: Descriptor::Fuse,
+                ..
+            } => true,
+            KeeperRequest::PutVolume { .. }
+            | KeeperRequest::GetVolume { .. }
+            | KeeperRequest::RemoveVolume { .. } => self == Self::Csi,
+            _content => self == Self::NodeAgent,
         }
     }
 }

@@ -2,43 +2,44 @@
 
 use std::{
     os::fd::AsFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::Semaphore;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use vsecm_node_agent_api::{
     channel::{ChannelError, Connection, Listener},
+    client::chain,
     frame::KeeperRequest,
-    peer::PeerRule,
 };
 
-use super::{Role, Shelf};
+use super::{Args, Role, Shelf};
 
-/// Connections of one peer at most, so that a peer gone wild takes neither memory nor the other's place.
+/// Connections of one peer at most: a peer gone wild takes neither memory nor the other's place.
 const CONNECTION_LIMIT: usize = 64;
 
-/// Serves until `stop`. All descriptors are closed with the shelf.
-pub async fn serve(listener: Listener, roles: &[(Role, PeerRule)], stop: CancellationToken) {
+/// Serves for ever.
+pub async fn serve(listener: Listener, args: &Args) {
     let shelf = Arc::new(Mutex::new(Shelf::default()));
-    let seats =
-        [Role::Csi, Role::NodeAgent].map(|role| (role, Arc::new(Semaphore::new(CONNECTION_LIMIT))));
-    let conversations = TaskTracker::new();
+    let seats = [
+        (Role::Csi, &args.csi_peer),
+        (Role::NodeAgent, &args.node_agent_peer),
+    ]
+    .map(|(role, rule)| (role, rule, Arc::new(Semaphore::new(CONNECTION_LIMIT))));
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
-        };
-        let (connection, peer) = match accepted {
+        let (connection, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a connection was lost before it began");
+                tracing::warn!(
+                    error = chain(&error),
+                    "a connection was lost before it began"
+                );
                 // without this pause a lack of descriptors would spin
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             }
         };
-        let Some(role) = Role::of(peer, roles) else {
+        let Some((role, _, seats)) = seats.iter().find(|(_, rule, _)| rule.admits(peer)) else {
             tracing::warn!(
                 pid = peer.pid,
                 uid = peer.uid,
@@ -46,21 +47,15 @@ pub async fn serve(listener: Listener, roles: &[(Role, PeerRule)], stop: Cancell
             );
             continue;
         };
-        let seat = seats.iter().find(|(of, _)| *of == role);
-        let Some(seat) = seat.and_then(|(_, s)| Arc::clone(s).try_acquire_owned().ok()) else {
+        let Ok(seat) = Arc::clone(seats).try_acquire_owned() else {
             tracing::warn!(pid = peer.pid, ?role, "refused: too many connections");
             continue;
         };
-        let (shelf, stop) = (Arc::clone(&shelf), stop.clone());
-        conversations.spawn(async move {
+        let (role, shelf) = (*role, Arc::clone(&shelf));
+        tokio::spawn(async move {
             let _seat = seat;
-            tokio::select! {
-                ended = converse(&connection, role, &shelf) => {
-                    if let Err(error) = ended {
-                        tracing::warn!(pid = peer.pid, ?role, %error, "conversation broken off");
-                    }
-                }
-                () = stop.cancelled() => {}
+            if let Err(error) = converse(&connection, role, &shelf).await {
+                tracing::warn!(pid = peer.pid, ?role, error = chain(&error), "broken off");
             }
         });
     }
@@ -72,12 +67,13 @@ async fn converse(
     shelf: &Mutex<Shelf>,
 ) -> Result<(), ChannelError> {
     while let Some((request, fds)) = connection.receive::<KeeperRequest>().await? {
-        let (reply, descriptor) = shelf
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .answer(role, request, fds);
-        let descriptors: Vec<_> = descriptor.iter().map(|fd| fd.as_fd()).collect();
-        connection.send(&reply, &descriptors).await?;
+        let (reply, fd) = locked(shelf).answer(role, request, fds);
+        let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+        connection.send(&reply, &fds).await?;
     }
     Ok(())
+}
+
+fn locked(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
+    shelf.lock().unwrap_or_else(PoisonError::into_inner)
 }

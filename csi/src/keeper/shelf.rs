@@ -1,8 +1,9 @@
-//! What the keeper holds. Pure: requests in, replies out.
+//! What the keeper holds: requests in, replies out.
 
 use std::{
-    collections::BTreeMap,
-    ops::Bound::{Excluded, Unbounded},
+    collections::{BTreeMap, HashMap},
+    fmt,
+    ops::Bound,
     os::fd::OwnedFd,
     sync::Arc,
 };
@@ -26,8 +27,7 @@ const CONTENT_SIZE_LIMIT: i64 = 8 * 1024 * 1024;
 
 struct Volume {
     record: VolumeRecord,
-    fuse: Option<Arc<OwnedFd>>,
-    mount: Option<Arc<OwnedFd>>,
+    fds: HashMap<Descriptor, Arc<OwnedFd>>,
 }
 
 /// Records and descriptors.
@@ -37,12 +37,9 @@ pub struct Shelf {
     contents: BTreeMap<ContentKey, Arc<OwnedFd>>,
 }
 
-impl std::fmt::Debug for Shelf {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shelf")
-            .field("volumes", &self.volumes.len())
-            .field("contents", &self.contents.len())
-            .finish_non_exhaustive()
+impl fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shelf").finish_non_exhaustive()
     }
 }
 
@@ -50,88 +47,83 @@ impl std::fmt::Debug for Shelf {
 pub(super) type Answer = (KeeperReply, Option<Arc<OwnedFd>>);
 
 fn refused(reason: &str) -> Answer {
-    let reason = reason.to_owned();
-    (KeeperReply::Refused { reason }, None)
+    (
+        KeeperReply::Refused {
+            reason: reason.to_owned(),
+        },
+        None,
+    )
 }
 
-fn found(descriptor: Option<&Arc<OwnedFd>>) -> Answer {
-    descriptor.map_or((KeeperReply::Unknown, None), |fd| {
+fn found(fd: Option<&Arc<OwnedFd>>) -> Answer {
+    fd.map_or((KeeperReply::Unknown, None), |fd| {
         (KeeperReply::Descriptor, Some(Arc::clone(fd)))
     })
 }
 
+fn page<K: Ord, V>(map: &BTreeMap<K, V>, after: Option<K>) -> impl Iterator<Item = (&K, &V)> {
+    map.range((
+        after.map_or(Bound::Unbounded, Bound::Excluded),
+        Bound::Unbounded,
+    ))
+    .take(PAGE)
+}
+
 impl Shelf {
     /// Does what a peer asks, if it may.
-    pub fn answer(&mut self, role: Role, request: KeeperRequest, fds: Vec<OwnedFd>) -> Answer {
+    pub fn answer(&mut self, role: Role, request: KeeperRequest, mut fds: Vec<OwnedFd>) -> Answer {
         if !role.may(&request) {
             return refused("this peer may not ask that");
         }
-        let mut fds = fds.into_iter();
-        let (fd, more) = (fds.next(), fds.next());
-        match (request, fd, more) {
-            (KeeperRequest::PutVolume { record, descriptor }, Some(fd), None) => {
-                self.put_volume(record, descriptor, fd)
+        match (request, fds.pop()) {
+            (KeeperRequest::PutVolume { record, descriptor }, Some(fd)) if fds.is_empty() => {
+                return self.put_volume(record, descriptor, fd.into());
             }
-            (KeeperRequest::PutContent { key }, Some(fd), None) => self.put_content(key, fd),
-            (request, None, None) => self.answer_plain(request),
-            _ => refused("a put takes one descriptor, every other request none"),
+            (KeeperRequest::PutContent { key }, Some(fd)) if fds.is_empty() => {
+                return self.put_content(key, fd);
+            }
+            (KeeperRequest::PutVolume { .. } | KeeperRequest::PutContent { .. }, _)
+            | (_, Some(_)) => return refused("a put takes one descriptor, all else none"),
+            (KeeperRequest::ListVolumes { after }, None) => {
+                let records = page(&self.volumes, after)
+                    .map(|(_, v)| v.record.clone())
+                    .collect();
+                return (KeeperReply::Volumes { records }, None);
+            }
+            (KeeperRequest::ListContents { after }, None) => {
+                let keys = page(&self.contents, after)
+                    .map(|(key, _)| key.clone())
+                    .collect();
+                return (KeeperReply::Contents { keys }, None);
+            }
+            (KeeperRequest::GetVolume { volume, descriptor }, None) => {
+                return found(
+                    self.volumes
+                        .get(&volume)
+                        .and_then(|v| v.fds.get(&descriptor)),
+                );
+            }
+            (KeeperRequest::GetContent { key }, None) => return found(self.contents.get(&key)),
+            (KeeperRequest::RemoveVolume { volume }, None) => drop(self.volumes.remove(&volume)),
+            (KeeperRequest::RemoveContent { key }, None) => drop(self.contents.remove(&key)),
         }
+        (KeeperReply::Done, None)
     }
 
-    fn answer_plain(&mut self, request: KeeperRequest) -> Answer {
-        match request {
-            KeeperRequest::PutVolume { .. } | KeeperRequest::PutContent { .. } => {
-                refused("a put takes one descriptor")
-            }
-            KeeperRequest::ListVolumes { after } => {
-                let page = self
-                    .volumes
-                    .range((after.map_or(Unbounded, Excluded), Unbounded));
-                let records = page.take(PAGE).map(|(_, v)| v.record.clone()).collect();
-                (KeeperReply::Volumes { records }, None)
-            }
-            KeeperRequest::GetVolume { volume, descriptor } => {
-                found(self.volumes.get(&volume).and_then(|v| match descriptor {
-                    Descriptor::Fuse => v.fuse.as_ref(),
-                    Descriptor::Mount => v.mount.as_ref(),
-                }))
-            }
-            KeeperRequest::RemoveVolume { volume } => {
-                self.volumes.remove(&volume);
-                (KeeperReply::Done, None)
-            }
-            KeeperRequest::ListContents { after } => {
-                let page = self
-                    .contents
-                    .range((after.map_or(Unbounded, Excluded), Unbounded));
-                let keys = page.take(PAGE).map(|(key, _)| key.clone()).collect();
-                (KeeperReply::Contents { keys }, None)
-            }
-            KeeperRequest::GetContent { key } => found(self.contents.get(&key)),
-            KeeperRequest::RemoveContent { key } => {
-                self.contents.remove(&key);
-                (KeeperReply::Done, None)
-            }
-        }
-    }
-
-    fn put_volume(&mut self, record: VolumeRecord, which: Descriptor, fd: OwnedFd) -> Answer {
+    fn put_volume(&mut self, record: VolumeRecord, which: Descriptor, fd: Arc<OwnedFd>) -> Answer {
         if self.volumes.len() >= VOLUME_LIMIT && !self.volumes.contains_key(&record.volume) {
             return refused("there are as many volumes as the keeper takes");
         }
+        let fresh = || Volume {
+            record: record.clone(),
+            fds: HashMap::new(),
+        };
         let volume = self
             .volumes
             .entry(record.volume.clone())
-            .or_insert_with(|| Volume {
-                record: record.clone(),
-                fuse: None,
-                mount: None,
-            });
+            .or_insert_with(fresh);
+        volume.fds.insert(which, fd);
         volume.record = record;
-        match which {
-            Descriptor::Fuse => volume.fuse = Some(Arc::new(fd)),
-            Descriptor::Mount => volume.mount = Some(Arc::new(fd)),
-        }
         (KeeperReply::Done, None)
     }
 
@@ -147,7 +139,7 @@ impl Shelf {
         if !fstat(&fd).is_ok_and(|stat| stat.st_size <= CONTENT_SIZE_LIMIT) {
             return refused("the content is larger than 8 MiB");
         }
-        self.contents.insert(key, Arc::new(fd));
+        self.contents.insert(key, fd.into());
         (KeeperReply::Done, None)
     }
 }

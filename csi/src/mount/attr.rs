@@ -5,32 +5,24 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use nix::libc;
+use nix::{errno::Errno, libc};
 
 /// Clears the read-only attribute of a mount.
 #[expect(unsafe_code, reason = "neither rustix nor nix wraps mount_setattr")]
 pub(super) fn clear_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: 0,
-        attr_clr: libc::MOUNT_ATTR_RDONLY,
-        propagation: 0,
-        userns_fd: 0,
+    let (attr_set, attr_clr, propagation, userns_fd) = (0, libc::MOUNT_ATTR_RDONLY, 0, 0);
+    let change = libc::mount_attr {
+        attr_set,
+        attr_clr,
+        propagation,
+        userns_fd,
     };
+    let (fd, size) = (mount.as_raw_fd(), size_of::<libc::mount_attr>());
     // SAFETY: the descriptor is open for the call's length, the path is a C string, and the kernel
-    // reads exactly `size_of` bytes of a struct that lives on this stack.
+    // reads exactly `size` bytes of a struct that lives on this stack.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
+        let (call, path, flags) = (libc::SYS_mount_setattr, c"".as_ptr(), libc::AT_EMPTY_PATH);
+        libc::syscall(call, fd, path, flags, &raw const change, size)
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    Errno::result(result).map(drop).map_err(io::Error::from)
 }

@@ -1,7 +1,7 @@
 //! The kubelet's folder, and the targets below it.
 
 use std::{
-    fs, io,
+    fs,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -35,14 +35,14 @@ pub struct Kubelet {
     path: PathBuf,
 }
 
-/// Mounts of ours on one target that are taken away in one go. There is never more than one, unless
-/// a kubelet and a csi that were killed at the wrong moment left more.
+/// Mounts of ours on one target that are taken away in one go. There is one, unless a csi was
+/// killed at the wrong moment and lost it.
 const STACK_LIMIT: usize = 16;
 
-const FOLDER: OFlags = OFlags::PATH
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+fn folder(at: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat2(at, path, flags, Mode::empty(), resolve)
+}
 
 const INSIDE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
@@ -52,14 +52,16 @@ impl Kubelet {
     /// Opens the folder.
     pub fn open(path: &Path) -> Result<Self, MountError> {
         let path = fs::canonicalize(path).map_err(step("find the kubelet's folder"))?;
-        let folder = openat2(CWD, &path, FOLDER, Mode::empty(), ResolveFlags::empty())
-            .map_err(step("open the kubelet's folder"))?;
-        Ok(Self { folder, path })
+        let opened = folder(CWD, &path, ResolveFlags::NO_SYMLINKS);
+        Ok(Self {
+            folder: opened.map_err(step("open the kubelet's folder"))?,
+            path,
+        })
     }
 
     /// Looks at a target without asking any server.
     pub fn occupant(&self, target: &Target) -> Result<Occupant, MountError> {
-        // of the thread: the threads of this process share a mount namespace, those of its tests do not
+        // the thread's: a process has one mount namespace, but each mount test has its own
         let text = fs::read("/proc/thread-self/mountinfo").map_err(step("read mountinfo"))?;
         let mount = mountinfo::topmost(&text, &self.path.join(target.to_string()));
         Ok(match mount {
@@ -80,11 +82,9 @@ impl Kubelet {
             Err(e) => return Err(step("make the target folder")(e)),
         }
         // not across a mount: what has come there since the caller looked is refused (EXDEV)
-        let leaf = openat2(
-            &parent,
-            LEAF,
-            FOLDER,
-            Mode::empty(),
+        let leaf = folder(
+            parent.as_fd(),
+            LEAF.as_ref(),
             INSIDE | ResolveFlags::NO_XDEV,
         )
         .map_err(step("open the target folder"))?;
@@ -100,40 +100,33 @@ impl Kubelet {
         let parent = self
             .parent(target)
             .map_err(step("open the folder of the target"))?;
-        let attached = openat2(&parent, LEAF, FOLDER, Mode::empty(), INSIDE)
-            .map_err(step("open the target"))?;
-        writable_clone(attached.as_fd())
+        let attached = folder(parent.as_fd(), LEAF.as_ref(), INSIDE);
+        writable_clone(attached.map_err(step("open the target"))?.as_fd())
     }
 
     /// Takes away what is ours at the target, and its folder. What is not there is no error.
     pub fn clear(&self, target: &Target) -> Result<(), MountError> {
         let parent = match self.parent(target) {
-            Ok(parent) => parent,
             Err(Errno::NOENT) => return Ok(()),
-            Err(e) => return Err(step("open the folder of the target")(e)),
+            opened => opened.map_err(step("open the folder of the target"))?,
         };
         for _mount in 0..STACK_LIMIT {
             if self.occupant(target)? != Occupant::Ours {
                 break;
             }
-            // umount2 takes no descriptor; this path has no part that could be a symlink of others
+            // umount2 takes no descriptor; no part of this path can be a symlink of others
             let path = format!("/proc/thread-self/fd/{}/{LEAF}", parent.as_raw_fd());
-            match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-                Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
-                Err(e) => return Err(step("unmount the target")(e)),
-            }
+            let unmounted = unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+            unmounted.map_err(step("unmount the target"))?;
         }
         match unlinkat(&parent, LEAF, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => {}
-            Err(e) => {
-                let error = io::Error::from(e);
-                tracing::warn!(%target, %error, "the target folder stays: it is not ours to empty");
-            }
+            Err(error) => tracing::warn!(%target, %error, "the target folder is not ours to empty"),
         }
         Ok(())
     }
 
     fn parent(&self, target: &Target) -> Result<OwnedFd, Errno> {
-        openat2(&self.folder, target.folder(), FOLDER, Mode::empty(), INSIDE)
+        folder(self.folder.as_fd(), target.folder().as_ref(), INSIDE)
     }
 }

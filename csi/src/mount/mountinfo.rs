@@ -15,12 +15,12 @@ pub struct Mount {
     pub kind: String,
 }
 
-/// The mounts in a mountinfo text. A line that is not understood is no mount of ours, and is left out.
+/// The mounts in a mountinfo text. A line that is not understood is no mount of ours: left out.
 pub fn parse(text: &[u8]) -> impl Iterator<Item = Mount> {
     text.split(|b| *b == b'\n').filter_map(line)
 }
 
-/// The mount that is seen at `point`, if any is attached there: of several on one another the last.
+/// The mount that is seen at `point`, if any is there: of several on one another the last.
 pub fn topmost(text: &[u8], point: &Path) -> Option<Mount> {
     let here: Vec<Mount> = parse(text)
         .filter(|m| m.point == point.as_os_str())
@@ -33,42 +33,37 @@ pub fn topmost(text: &[u8], point: &Path) -> Option<Mount> {
 }
 
 fn line(line: &[u8]) -> Option<Mount> {
+    let number = |field| std::str::from_utf8(field).ok()?.parse().ok();
     let mut fields = line.split(|b| *b == b' ');
-    let id = number(fields.next()?)?;
-    let parent = number(fields.next()?)?;
-    let point = unescape(fields.nth(2)?);
+    let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
+    let point = OsString::from_vec(unescape(fields.nth(2)?));
     // mount options and any number of optional fields end with a lone dash
     let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
+    let kind = String::from_utf8(unescape(kind)).ok()?;
     Some(Mount {
         id,
         parent,
-        point: OsString::from_vec(point),
-        kind: String::from_utf8(unescape(kind)).ok()?,
+        point,
+        kind,
     })
 }
 
-fn number(field: &[u8]) -> Option<u64> {
-    std::str::from_utf8(field).ok()?.parse().ok()
-}
-
-/// The kernel writes space, tab, newline, backslash and some more as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        let escaped = match (first, tail) {
-            (
-                b'\\',
-                [
-                    a @ b'0'..=b'3',
-                    b @ b'0'..=b'7',
-                    c @ b'0'..=b'7',
-                    after @ ..,
-                ],
-            ) => Some(((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'), after)),
-            _ => None,
-        };
-        let (byte, after) = escaped.unwrap_or((*first, tail));
+/// The kernel writes space, tab, newline, backslash and some more as `\` and three octal digits.
+fn unescape(mut rest: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(rest.len());
+    while let [first, tail @ ..] = rest {
+        let (mut byte, mut after) = (*first, tail);
+        if let [
+            b'\\',
+            a @ b'0'..=b'3',
+            b @ b'0'..=b'7',
+            c @ b'0'..=b'7',
+            escaped @ ..,
+        ] = rest
+        {
+            byte = (a - b'0') << 6 | (b - b'0') << 3 | (c - b'0');
+            after = escaped;
+        }
         bytes.push(byte);
         rest = after;
     }
@@ -111,7 +106,10 @@ this is no mount
     #[test]
     fn the_kernels_own_text_is_understood() {
         let text = std::fs::read("/proc/self/mountinfo").unwrap();
-        let lines = text.iter().filter(|b| **b == b'\n').count();
+        let lines = text
+            .split(|b| *b == b'\n')
+            .filter(|line| !line.is_empty())
+            .count();
         assert_eq!(parse(&text).count(), lines);
         assert!(topmost(&text, Path::new("/")).is_some());
     }

@@ -7,246 +7,188 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use vsecm_node_agent_api::{frame::Serving, volume::VolumeRecord};
-
-use super::Volumes;
-use crate::{
-    agent::{AgentError, Verdict},
-    deposit::DepositError,
-    flight::Lost,
-    mount::{self, MountError, Occupant},
-    status::chain,
-    table::Held,
-    target::{Target, TargetError},
+use vsecm_node_agent_api::{
+    client::{AskError, chain, pauses},
+    frame::{AgentReply, AgentRequest, Serving},
+    volume::{VolumeId, VolumeRecord},
 };
 
-/// Pauses between attempts while a peer is away. node-agent's supervisor takes milliseconds.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// Why a volume is not up, or not down. All of it can heal, so the kubelet hears UNAVAILABLE and
-/// comes again.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum UpError {
-    /// The hold is over.
-    #[error("{reason}")]
-    Waiting {
-        /// What is missing and what to do.
-        reason: String,
-    },
-    /// The pod's identity was taken away.
-    #[error("{reason}")]
-    Withdrawn {
-        /// In words.
-        reason: String,
-    },
-    /// An unpublish, or the end of this process, ended the wait.
-    #[error("the wait was ended: the volume is being taken down, or the driver is stopping")]
-    Cancelled,
-    /// The content cannot be had.
-    #[error("the content is not there")]
-    Attach(#[source] AgentError),
-    /// The volume is not served.
-    #[error("the volume is not served")]
-    Serve(#[source] AgentError),
-    /// The descriptors are not safe yet.
-    #[error("the descriptors cannot be deposited")]
-    Deposit(#[source] DepositError),
-    /// A mount operation failed.
-    #[error("the mount failed")]
-    Mount(#[source] MountError),
-    /// Somebody else's mount is at the target.
-    #[error("a mount of type {kind} is at the target already: unmount it")]
-    Foreign {
-        /// Its type.
-        kind: String,
-    },
-    /// Another volume is there, or this one is elsewhere.
-    #[error(
-        "volume and target do not belong together: another publish has paired them otherwise; it ends with its unpublish"
-    )]
-    Taken,
-    /// The superblock cannot be served again.
-    #[error("the FUSE connection of the volume is dead: the pod must be restarted")]
-    Dead,
-    /// A record with a target that is none.
-    #[error("the record's target cannot be used")]
-    Target(#[source] TargetError),
-    /// The task died.
-    #[error(transparent)]
-    Lost(#[from] Lost),
-}
-
-impl UpError {
-    /// Whether a peer is away, or forgot what it had been told when it died: worth another attempt at once.
-    fn passes(&self) -> bool {
-        match self {
-            Self::Attach(e) => !matches!(e, AgentError::Refused { .. }),
-            Self::Serve(_) | Self::Dead => true,
-            Self::Deposit(e) => !matches!(e, DepositError::Refused { .. }),
-            _ => false,
-        }
-    }
-}
+use super::{Held, Trouble, Volumes, lock};
+use crate::{
+    mount::{self, Detached, Kubelet, Occupant},
+    target::Target,
+};
 
 impl Volumes {
+    /// Tries until `end` for as long as only a peer is missing.
     pub(super) async fn bring_up(
         &self,
-        record: VolumeRecord,
-        cancel: CancellationToken,
-    ) -> Result<(), UpError> {
-        let target: Target = record.target.parse().map_err(UpError::Target)?;
-        let end = Instant::now() + self.hold;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let error = match self.attempt(&record, &target, end, &cancel).await {
-                Ok(()) => return Ok(()),
-                Err(error) if !error.passes() || Instant::now() + pause > end => return Err(error),
-                Err(error) => error,
+        record: &VolumeRecord,
+        end: Instant,
+        cancel: &CancellationToken,
+    ) -> Result<(), Trouble> {
+        for pause in pauses() {
+            let error = match self.attempt(record, end, cancel).await {
+                Err(error @ (Trouble::Peer(_) | Trouble::Dead)) => error,
+                done => return done,
             };
-            tracing::warn!(volume = %record.volume, error = chain(&error), "publish is tried again");
+            if Instant::now() + pause > end {
+                return Err(error);
+            }
+            tracing::warn!(volume = %record.volume, error = chain(&error), "publish: once more");
             tokio::select! {
                 () = sleep(pause) => {}
-                () = cancel.cancelled() => return Err(UpError::Cancelled),
+                () = cancel.cancelled() => break,
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
+        Err(Trouble::Cancelled)
     }
 
     async fn attempt(
         &self,
         record: &VolumeRecord,
-        target: &Target,
         end: Instant,
         cancel: &CancellationToken,
-    ) -> Result<(), UpError> {
-        if self.keep_up(record, target).await? {
-            return Ok(());
+    ) -> Result<(), Trouble> {
+        let target: Target = record.target.parse()?;
+        if let Some(held) = self.find(record, &target).await? {
+            match self.serve_on(&held).await {
+                Err(Trouble::Dead) => self.forget(&record.volume, &target).await,
+                done => return done,
+            }
         }
-        self.gate(record, end, cancel).await?;
+        tokio::select! {
+            gate = self.gate(record, end) => gate?,
+            () = cancel.cancelled() => return Err(Trouble::Cancelled),
+        }
         // from here to the end nothing waits for long, and nothing is cancelled half-way
-        let done = self.set_up(record, target).await;
+        let done = self.set_up(record, &target).await;
         if done.is_err() {
-            self.forget(record, target).await;
+            self.forget(&record.volume, &target).await;
         }
         done
     }
 
-    /// True for a volume that is there already: it is never gated again, only served again. What
-    /// can be served no more is cleared away.
-    async fn keep_up(&self, record: &VolumeRecord, target: &Target) -> Result<bool, UpError> {
-        let held = self.table.get(&record.volume);
-        let recorded = held
-            .as_ref()
-            .is_none_or(|h| h.record.target == record.target);
-        let owner = self.table.owner(&record.target);
-        if !recorded || owner.is_some_and(|owner| owner != record.volume) {
-            return Err(UpError::Taken);
+    /// The volume, if it is there already: then it is never gated again, only served again.
+    async fn find(&self, record: &VolumeRecord, target: &Target) -> Result<Option<Held>, Trouble> {
+        if self.is_no_pair(&record.volume, target) {
+            return Err(Trouble::Occupied("another volume".to_owned()));
         }
-        let held = match (held, self.occupant(target).await?) {
-            (_, Occupant::Foreign(kind)) => return Err(UpError::Foreign { kind }),
-            (None, Occupant::Free) => return Ok(false),
-            (Some(held), Occupant::Ours) => Some(held),
-            (Some(_), Occupant::Free) => None,
-            // csi and keeper lost it together; if node-agent still serves it, it is as good as ever
-            (None, Occupant::Ours) => {
-                let held = Held::new(record.clone(), None, None);
-                self.table.insert(held.clone());
-                Some(held)
+        let held = self.held(&record.volume);
+        match (self.at(target, Kubelet::occupant).await?, held) {
+            (Occupant::Foreign(kind), _) => Err(Trouble::Occupied(format!("a {kind} mount"))),
+            (Occupant::Ours, Some(held)) => Ok(Some(held)),
+            (Occupant::Ours, None) => {
+                // csi and keeper lost it together; if it is still served, it is as good as ever
+                self.hold_on(Held::new(record.clone(), None));
+                Ok(self.held(&record.volume))
             }
-        };
-        if let Some(held) = held {
-            match self.serve_on(held, target).await {
-                Ok(()) => return Ok(true),
-                Err(UpError::Dead) => {}
-                Err(error) => return Err(error),
+            (Occupant::Free, held) => {
+                if held.is_some() {
+                    self.forget(&record.volume, target).await;
+                }
+                Ok(None)
             }
         }
-        self.forget(record, target).await;
-        Ok(false)
     }
 
     /// Has an attached volume served and its clone in place.
-    pub(super) async fn serve_on(&self, held: Held, target: &Target) -> Result<(), UpError> {
-        let volume = &held.record.volume;
-        let fuse = held.fuse.as_deref();
+    pub(super) async fn serve_on(&self, held: &Held) -> Result<(), Trouble> {
+        let (record, fuse) = (held.record.clone(), held.fuse.as_deref());
+        let volume = record.volume.clone();
         if fuse.is_some_and(|fuse| mount::is_dead(fuse.as_fd())) {
-            return Err(UpError::Dead);
+            return Err(Trouble::Dead);
         }
-        let state = self.agent.state(volume).await.map_err(UpError::Serve)?;
-        match (state.serving, fuse) {
-            (Serving::Yes, _) => {}
-            (Serving::No, Some(fuse)) => {
-                let resumed = self.agent.resume(&held.record, fuse).await;
-                resumed.map_err(UpError::Serve)?;
+        match self.state_of(&volume).await? {
+            AgentReply::State {
+                serving: Serving::Yes,
+                ..
+            } => {}
+            AgentReply::State {
+                serving: Serving::No,
+                ..
+            } => {
+                let fuse = fuse.ok_or(Trouble::Dead)?;
+                self.served(&AgentRequest::Resume { record }, fuse).await?;
                 tracing::info!(%volume, "resumed");
             }
-            (Serving::No, None) => return Err(UpError::Dead),
+            _ => return Err(AskError::Unexpected(self.agent.name).into()),
         }
         if held.writable.is_none() {
-            let target = target.clone();
-            let writable = self.on_kubelet(move |k| k.writable(&target)).await?;
-            self.table.set_writable(volume, writable);
-            self.settle_later(volume).await;
+            let writable = self
+                .at(&held.record.target.parse()?, Kubelet::writable)
+                .await?;
+            self.set_writable(&volume, writable);
+            self.settle_later(&volume).await;
         }
         Ok(())
     }
 
-    async fn gate(
-        &self,
-        record: &VolumeRecord,
-        end: Instant,
-        cancel: &CancellationToken,
-    ) -> Result<(), UpError> {
-        let hold = end.saturating_duration_since(Instant::now());
-        let verdict = tokio::select! {
-            verdict = self.agent.attach(record, hold) => verdict.map_err(UpError::Attach)?,
-            () = cancel.cancelled() => return Err(UpError::Cancelled),
+    pub(crate) async fn state_of(&self, volume: &VolumeId) -> Result<AgentReply, AskError> {
+        let asked = AgentRequest::State {
+            volume: volume.clone(),
         };
-        match verdict {
-            Verdict::Ready => Ok(()),
-            Verdict::Waiting(reason) => Err(UpError::Waiting { reason }),
-            Verdict::Withdrawn(reason) => Err(UpError::Withdrawn { reason }),
+        self.agent.ask_agent(&asked, None, Duration::ZERO).await
+    }
+
+    async fn gate(&self, record: &VolumeRecord, end: Instant) -> Result<(), Trouble> {
+        let hold = end.saturating_duration_since(Instant::now());
+        let hold_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
+        let attach = AgentRequest::Attach {
+            record: record.clone(),
+            hold_ms,
+        };
+        match self.agent.ask_agent(&attach, None, hold).await {
+            Ok(AgentReply::Ready) => Ok(()),
+            Ok(AgentReply::Waiting { reason } | AgentReply::Withdrawn { reason }) => {
+                Err(Trouble::NotYet(reason))
+            }
+            Ok(_) => Err(AskError::Unexpected(self.agent.name).into()),
+            Err(refused @ AskError::Refused(..)) => Err(Trouble::NotYet(refused.to_string())),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// Serve, deposit, attach, clone, deposit: in this order, so that whatever the keeper has is
     /// initialised, and whatever is attached is served and deposited.
-    async fn set_up(&self, record: &VolumeRecord, target: &Target) -> Result<(), UpError> {
+    async fn set_up(&self, record: &VolumeRecord, target: &Target) -> Result<(), Trouble> {
         let volume = &record.volume;
-        let mount::Detached { fuse, mount } = self.on_kubelet(|_| mount::superblock()).await?;
-        self.agent
-            .serve(volume, &fuse)
-            .await
-            .map_err(UpError::Serve)?;
-        self.table
-            .insert(Held::new(record.clone(), Some(fuse), None));
-        self.settle(record).await?;
-        let writable = self.attach(target, mount).await?;
-        self.table.set_writable(volume, writable);
-        self.settle(record).await?;
+        let Detached { fuse, mount } = self.at(target, |_, _| mount::superblock()).await?;
+        self.served(
+            &AgentRequest::Serve {
+                volume: volume.clone(),
+            },
+            &fuse,
+        )
+        .await?;
+        self.hold_on(Held::new(record.clone(), Some(fuse)));
+        self.settle(volume).await?;
+        let writable = self
+            .at(target, move |k, target| k.attach(target, mount.as_fd()))
+            .await?;
+        self.set_writable(volume, writable);
+        self.settle(volume).await?;
         // a node-agent that died meanwhile has a successor that does not know the volume
-        if let Some(held) = self.table.get(volume) {
-            self.serve_on(held, target).await?;
-        }
-        tracing::info!(%volume, pod = %record.pod.name, namespace = %record.pod.namespace, "published");
+        self.serve_on(&self.held(volume).ok_or(Trouble::Cancelled)?)
+            .await?;
+        tracing::info!(%volume, namespace = %record.pod.namespace, pod = %record.pod.name, "up");
         Ok(())
     }
 
-    async fn attach(&self, target: &Target, mount: OwnedFd) -> Result<OwnedFd, UpError> {
-        let target = target.clone();
-        self.on_kubelet(move |k| k.attach(&target, mount.as_fd()))
-            .await
+    async fn served(&self, request: &AgentRequest, fuse: &OwnedFd) -> Result<(), Trouble> {
+        match self
+            .agent
+            .ask_agent(request, Some(fuse), Duration::ZERO)
+            .await?
+        {
+            AgentReply::Served => Ok(()),
+            _ => Err(AskError::Unexpected(self.agent.name).into()),
+        }
     }
 
-    pub(super) async fn occupant(&self, target: &Target) -> Result<Occupant, UpError> {
-        let target = target.clone();
-        self.on_kubelet(move |k| k.occupant(&target)).await
-    }
-
-    async fn settle(&self, record: &VolumeRecord) -> Result<(), UpError> {
-        let settled = self.deposit.settle(&self.table, &record.volume).await;
-        settled.map_err(UpError::Deposit)
+    pub(super) fn set_writable(&self, volume: &VolumeId, fd: OwnedFd) {
+        if let Some(held) = lock(&self.state.held).get_mut(volume) {
+            held.writable = Some(fd.into());
+        }
     }
 }

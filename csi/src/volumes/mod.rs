@@ -1,180 +1,221 @@
 //! The life of a volume: up, kept up, down.
+//!
+//! One errand at a time per volume, each a task of its own: a dropped RPC stops nothing half-done,
+//! and a second publish waits in line and finds the volume up (an ABORTED would cost the kubelet's
+//! backoff). An unpublish ends the wait of the publishes before it.
 
 mod bring_up;
+mod settle;
 mod take_down;
 
-use std::{os::fd::AsFd, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::{self, Notify},
+    task::{JoinError, spawn_blocking},
+    time::{Instant, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use vsecm_node_agent_api::{
-    frame::{Order, OrderOutcome, sentence},
+    client::{AskError, Door},
     volume::{VolumeId, VolumeRecord},
 };
 
-pub use bring_up::UpError;
-
 use crate::{
-    agent::{Agent, AgentError, State},
-    deposit::Deposit,
-    flight::{Errand, Flights, Lost},
-    mount::{Kubelet, MountError, Occupant},
-    status::chain,
-    swap::swap,
-    table::{Held, Table},
-    target::Target,
+    mount::{Kubelet, MountError},
+    target::{Target, TargetError},
 };
 
-/// A swap is a handful of operations on a tree in another process's memory: 0.3 ms. One that takes
-/// this long hangs, and its thread is given up.
-const SWAP_PATIENCE: Duration = Duration::from_secs(5);
+/// Why a volume is not up, or not down. All of it can heal: the kubelet hears UNAVAILABLE and
+/// comes again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Trouble {
+    #[error("{0}")]
+    NotYet(String),
+    #[error("the wait was ended: the volume is being taken down, or the driver is stopping")]
+    Cancelled,
+    #[error("another call for this volume has not come to an end yet")]
+    Busy,
+    #[error("{0} is at the target already")]
+    Occupied(String),
+    #[error("the FUSE connection of the volume is dead: the pod must be restarted")]
+    Dead,
+    #[error(transparent)]
+    Peer(#[from] AskError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error("the record's target cannot be used")]
+    Target(#[from] TargetError),
+    #[error("the task for the volume died")]
+    Lost(#[from] JoinError),
+}
 
-type Outcome = Result<(), Arc<UpError>>;
+/// A volume and its descriptors.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) record: VolumeRecord,
+    /// `/dev/fuse`. Missing only where csi and keeper lost everything and node-agent serves on.
+    fuse: Option<Arc<OwnedFd>>,
+    /// The private read-write mount, once the volume is attached.
+    pub(crate) writable: Option<Arc<OwnedFd>>,
+    /// Held by the swap that runs, for as long as the server lets its thread hang.
+    pub(crate) swapping: Arc<sync::Mutex<()>>,
+}
+
+impl Held {
+    fn new(record: VolumeRecord, fuse: Option<OwnedFd>) -> Self {
+        let (fuse, writable, swapping) = (fuse.map(Arc::new), None, Arc::default());
+        Self {
+            record,
+            fuse,
+            writable,
+            swapping,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Lane {
+    turn: Arc<sync::Mutex<()>>,
+    /// Ends the wait of a publish.
+    cancel: CancellationToken,
+}
 
 /// All volumes of the node.
 #[derive(Debug)]
-pub struct Volumes {
-    /// What csi holds.
-    pub table: Table,
-    /// node-agent.
-    pub agent: Agent,
-    /// The keeper.
-    pub deposit: Deposit,
+pub(crate) struct Volumes {
+    pub(crate) agent: Door,
+    keeper: Door,
     kubelet: Arc<Kubelet>,
+    /// How long a publish waits for its secret.
     hold: Duration,
-    flights: Arc<Flights<Outcome>>,
+    /// Ends every wait.
+    stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    state: State,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: Mutex<BTreeMap<VolumeId, Held>>,
+    lanes: Mutex<HashMap<VolumeId, Lane>>,
+    settling: sync::Mutex<()>,
+    unsettled: Notify,
+}
+
+// no code runs under these locks that could panic, so a poisoned one is as good as new
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Volumes {
-    /// No volume yet. `hold` is how long a publish waits for its secret; `stop` ends every wait.
-    pub fn new(
-        agent: Agent,
-        deposit: Deposit,
+    pub(crate) fn new(
+        (agent, keeper): (Door, Door),
         kubelet: Kubelet,
         hold: Duration,
         stop: CancellationToken,
     ) -> Arc<Self> {
+        let (kubelet, tasks, state) = (Arc::new(kubelet), TaskTracker::new(), State::default());
         Arc::new(Self {
-            table: Table::default(),
             agent,
-            deposit,
-            kubelet: Arc::new(kubelet),
+            keeper,
+            kubelet,
             hold,
-            flights: Arc::new(Flights::new(stop)),
+            stop,
+            tasks,
+            state,
         })
     }
 
     /// Brings a volume up, or finds it up.
-    pub async fn publish(self: &Arc<Self>, record: VolumeRecord) -> Outcome {
-        let volume = record.volume.clone();
-        let task = |cancel| {
-            let (this, record) = (Arc::clone(self), record.clone());
-            async move { this.bring_up(record, cancel).await.map_err(Arc::new) }
+    pub(crate) async fn publish(self: &Arc<Self>, record: VolumeRecord) -> Result<(), Trouble> {
+        let (this, lane) = (Arc::clone(self), self.lane(&record.volume));
+        let end = Instant::now() + self.hold;
+        let task = async move {
+            let _turn = tokio::select! {
+                biased;
+                () = lane.cancel.cancelled() => return Err(Trouble::Cancelled),
+                turn = timeout_at(end, lane.turn.lock()) => turn.map_err(|_late| Trouble::Busy)?,
+            };
+            this.bring_up(&record, end, &lane.cancel).await
         };
-        let flown = self.flights.run(&volume, Errand::Publish, task).await;
-        flown.unwrap_or_else(|lost: Lost| Err(Arc::new(lost.into())))
+        self.tasks.spawn(task).await?
     }
 
     /// Takes a volume down, or finds it down.
-    pub async fn unpublish(self: &Arc<Self>, volume: VolumeId, target: Target) -> Outcome {
-        let task = |_cancel| {
-            let (this, volume, target) = (Arc::clone(self), volume.clone(), target.clone());
-            async move { this.take_down(volume, target).await.map_err(Arc::new) }
+    pub(crate) async fn unpublish(
+        self: &Arc<Self>,
+        volume: VolumeId,
+        target: Target,
+    ) -> Result<(), Trouble> {
+        let (this, lane) = (Arc::clone(self), self.lane(&volume));
+        lane.cancel.cancel();
+        let task = async move {
+            let _turn = lane.turn.lock().await;
+            this.take_down(&volume, &target).await
         };
-        let flown = self.flights.run(&volume, Errand::Unpublish, task).await;
-        flown.unwrap_or_else(|lost: Lost| Err(Arc::new(lost.into())))
+        self.tasks.spawn(task).await?
     }
 
-    /// Has a volume of ours served by a node-agent that does not do so yet. It is never gated.
-    pub async fn revive(self: &Arc<Self>, volume: &VolumeId) -> Outcome {
-        let task = |_cancel| {
-            let (this, volume) = (Arc::clone(self), volume.clone());
-            async move {
-                let Some(held) = this.table.get(&volume) else {
-                    return Ok(());
-                };
-                let target = held.record.target.parse().map_err(UpError::Target)?;
-                this.serve_on(held, &target).await.map_err(Arc::new)
-            }
-        };
-        let flown = self.flights.run(volume, Errand::Revive, task).await;
-        flown.unwrap_or_else(|lost: Lost| Err(Arc::new(lost.into())))
-    }
-
-    /// Holds a volume that the keeper had, if it is still mounted; forgets it everywhere else.
-    pub async fn readmit(&self, mut held: Held) -> Result<(), UpError> {
-        let record = Arc::clone(&held.record);
-        let target: Target = record.target.parse().map_err(UpError::Target)?;
-        if self.occupant(&target).await? != Occupant::Ours {
-            tracing::info!(volume = %record.volume, "is mounted no more: forgotten");
-            self.forget(&record, &target).await;
+    /// Has a held volume served by a node-agent that does not do so yet; it is never gated.
+    pub(crate) async fn revive(&self, volume: &VolumeId) -> Result<(), Trouble> {
+        let lane = self.lane(volume);
+        // a busy lane looks after its volume by itself
+        let (Ok(_turn), Some(held)) = (lane.turn.try_lock(), self.held(volume)) else {
             return Ok(());
-        }
-        if held.writable.is_none() {
-            let here = target.clone();
-            let writable = self.on_kubelet(move |k| k.writable(&here)).await?;
-            held.writable = Some(Arc::new(writable));
-        }
-        self.table.insert(held);
-        tracing::info!(volume = %record.volume, "taken over");
-        Ok(())
-    }
-
-    /// What node-agent says of a volume of ours.
-    pub async fn state(&self, volume: &VolumeId) -> Result<State, AgentError> {
-        self.agent.state(volume).await
-    }
-
-    /// Carries out an order of node-agent.
-    pub async fn obey(&self, order: &Order) -> OrderOutcome {
-        let Some(held) = self.table.get(&order.volume) else {
-            return OrderOutcome::UnknownVolume;
         };
-        swap_within(SWAP_PATIENCE, held, order).await.map_or_else(
-            |reason| OrderOutcome::Failed {
-                reason: sentence(reason),
-            },
-            |()| OrderOutcome::Swapped,
-        )
+        self.serve_on(&held).await
     }
 
-    /// Waits for the tasks that run.
-    pub async fn landed(&self) {
-        self.flights.landed().await;
+    pub(crate) fn held(&self, volume: &VolumeId) -> Option<Held> {
+        lock(&self.state.held).get(volume).cloned()
     }
 
-    /// Runs a mount operation beside the async threads. It is never dropped half-way.
-    async fn on_kubelet<T: Send + 'static>(
+    pub(crate) fn ids(&self) -> Vec<VolumeId> {
+        lock(&self.state.held).keys().cloned().collect()
+    }
+
+    /// Whether one of the two is recorded with another partner.
+    fn is_no_pair(&self, volume: &VolumeId, target: &Target) -> bool {
+        let target = target.to_string();
+        let other = |h: &Held| (h.record.volume == *volume) != (h.record.target == target);
+        lock(&self.state.held).values().any(other)
+    }
+
+    fn hold_on(&self, held: Held) {
+        lock(&self.state.held).insert(held.record.volume.clone(), held);
+    }
+
+    /// The volume's lane: the turn lasts as long as anybody is in it, the token until it is used.
+    fn lane(&self, volume: &VolumeId) -> Lane {
+        let mut lanes = lock(&self.state.lanes);
+        // nobody but this list
+        lanes.retain(|_, lane| Arc::strong_count(&lane.turn) > 1);
+        let fresh = || Lane {
+            turn: Arc::default(),
+            cancel: self.stop.child_token(),
+        };
+        let lane = lanes.entry(volume.clone()).or_insert_with(fresh);
+        if lane.cancel.is_cancelled() {
+            lane.cancel = self.stop.child_token();
+        }
+        let lane = lane.clone();
+        drop(lanes);
+        lane
+    }
+
+    /// Runs a mount operation beside the async threads; it is never dropped half-way.
+    async fn at<T: Send + 'static>(
         &self,
-        operation: impl FnOnce(&Kubelet) -> Result<T, MountError> + Send + 'static,
-    ) -> Result<T, UpError> {
-        let kubelet = Arc::clone(&self.kubelet);
-        tokio::task::spawn_blocking(move || operation(&kubelet))
-            .await
-            .map_err(|_panic| UpError::Lost(Lost))?
-            .map_err(UpError::Mount)
-    }
-}
-
-async fn swap_within(patience: Duration, held: Held, order: &Order) -> Result<(), String> {
-    let Some(writable) = held.writable else {
-        return Err("the volume is not attached yet".to_owned());
-    };
-    let Ok(turn) = held.swapping.try_lock_owned() else {
-        return Err("the swap before has not come to an end: its thread waits for you".to_owned());
-    };
-    let (publish, retire) = (order.publish.clone(), order.retire.clone());
-    let work = tokio::task::spawn_blocking(move || {
-        // kept until the thread is free again, however long the server lets it hang
-        let _turn = turn;
-        swap(writable.as_fd(), &publish, retire.as_ref())
-    });
-    match timeout(patience, work).await {
-        Ok(Ok(swapped)) => swapped.map_err(|e| chain(&e)),
-        Ok(Err(_panic)) => Err("the swap ended without an outcome".to_owned()),
-        Err(_elapsed) => Err(format!(
-            "an operation has not been answered for {} s",
-            patience.as_secs()
-        )),
+        target: &Target,
+        operation: impl FnOnce(&Kubelet, &Target) -> Result<T, MountError> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let (kubelet, target) = (Arc::clone(&self.kubelet), target.clone());
+        Ok(spawn_blocking(move || operation(&kubelet, &target)).await??)
     }
 }

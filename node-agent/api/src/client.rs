@@ -87,7 +87,10 @@ impl Door {
     /// Any [`AskError`].
     pub async fn duty(&self) -> Result<Connection, AskError> {
         let agent = self.dial().await?;
-        match self.call(&agent, &AgentRequest::Duty, None, PATIENCE).await? {
+        match self
+            .call(&agent, &AgentRequest::Duty, None, PATIENCE)
+            .await?
+        {
             (AgentReply::Done, _) => Ok(agent),
             _ => Err(AskError::Unexpected(self.name)),
         }

@@ -4,7 +4,7 @@ use std::io;
 
 use nix::sys::{
     prctl,
-    resource::{Resource, setrlimit},
+    resource::{Resource, getrlimit, setrlimit},
 };
 use tracing_subscriber::EnvFilter;
 
@@ -15,6 +15,12 @@ pub fn harden() -> io::Result<()> {
     prctl::set_dumpable(false)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     Ok(())
+}
+
+/// Lifts the soft limit of open descriptors to the hard one: each volume has two.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
 /// Logs JSON lines to stderr; the level comes from `RUST_LOG`, else info.
