@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
+use spiffe::{SpiffeId, TrustDomain};
 use tonic::Code;
 use vsecm_safe_api::{client::ClientError, wire::WireError};
 
@@ -27,6 +28,10 @@ pub(crate) enum SessionError {
     },
     #[error("cannot use SPIRE's Workload API at {workload_api}: {cause}")]
     WorkloadApi { workload_api: String, cause: String },
+    #[error(
+        "SPIRE gave this process the identity {id}, which is not of the trust domain {expected}"
+    )]
+    ForeignIdentity { id: SpiffeId, expected: TrustDomain },
     #[error(transparent)]
     Client(#[from] ClientError),
 }
@@ -55,9 +60,11 @@ impl CallError {
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Session(SessionError::Token { .. } | SessionError::TokenText(_)) => "no-token",
-            Self::Session(SessionError::NoIdentity { .. } | SessionError::WorkloadApi { .. }) => {
-                "no-identity"
-            }
+            Self::Session(
+                SessionError::NoIdentity { .. }
+                | SessionError::WorkloadApi { .. }
+                | SessionError::ForeignIdentity { .. },
+            ) => "no-identity",
             Self::Session(SessionError::Client(_)) | Self::Unreachable { .. } => "unreachable",
             Self::Refused { .. } => "refused",
             Self::Impostor { .. } => "not-safe",
@@ -87,6 +94,9 @@ impl CallError {
             Self::Session(SessionError::NoIdentity { .. } | SessionError::WorkloadApi { .. }) => {
                 "check that the SPIRE agent of this node runs, that SPIFFE_ENDPOINT_SOCKET names \
                  its socket, and that SPIRE has an entry for sentinel"
+            }
+            Self::Session(SessionError::ForeignIdentity { .. }) => {
+                "set SPIFFE_TRUST_DOMAIN to the trust domain of SPIRE"
             }
             Self::Session(SessionError::Client(_)) | Self::Unreachable { .. } => {
                 "check that Safe runs and that VSECM_SAFE_ENDPOINT_URL is its address, \

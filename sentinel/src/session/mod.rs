@@ -195,27 +195,37 @@ fn token(path: &Path) -> Result<AsciiMetadataValue, SessionError> {
 }
 
 async fn identity(config: &Config) -> Result<X509Source, SessionError> {
-    let workload_api = config.workload_api.clone();
-    let source = X509Source::builder()
-        .endpoint(&workload_api)
-        .initial_sync_timeout(config.identity_timeout)
-        .build()
-        .await;
-    source.map_err(|error| match error {
+    let workload_api = || config.workload_api.clone();
+    let failed = |error: X509SourceError| match error {
         X509SourceError::InitialSyncTimeout => SessionError::NoIdentity {
             timeout: config.identity_timeout,
-            state: if is_missing(&workload_api) {
+            state: if is_missing(&config.workload_api) {
                 "its socket does not exist"
             } else {
                 "its agent does not answer, or has no entry for this process"
             },
-            workload_api,
+            workload_api: workload_api(),
         },
         other => SessionError::WorkloadApi {
-            workload_api,
+            workload_api: workload_api(),
             cause: chain(&other),
         },
-    })
+    };
+    let source = X509Source::builder()
+        .endpoint(&config.workload_api)
+        .initial_sync_timeout(config.identity_timeout)
+        .build()
+        .await
+        .map_err(failed)?;
+    let svid = source.svid().map_err(failed)?;
+    // without this, Safe's end of the handshake would fail with a riddle
+    if *svid.spiffe_id().trust_domain() != config.trust_domain {
+        return Err(SessionError::ForeignIdentity {
+            id: svid.spiffe_id().clone(),
+            expected: config.trust_domain.clone(),
+        });
+    }
+    Ok(source)
 }
 
 fn is_missing(workload_api: &str) -> bool {
