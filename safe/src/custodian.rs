@@ -635,18 +635,24 @@ mod tests {
         let soon =
             |milliseconds| OffsetDateTime::now_utc() + time::Duration::milliseconds(milliseconds);
         let pending = Draft {
-            not_before: Some(soon(60)),
-            expires: Some(soon(120)),
+            not_before: Some(soon(300)),
+            expires: Some(soon(900)),
             ..draft("later")
         };
         handle.put(key("a"), pending).await.unwrap();
         let mut states = feed.watch(&key("a"));
         let mut seen = vec![states.borrow_and_update().outcome()];
-        while seen.len() < 3 {
+        while seen.last() != Some(&"expired") {
             states.changed().await.unwrap();
             seen.push(states.borrow_and_update().outcome());
         }
-        assert_eq!(seen, ["not yet valid", "delivered", "expired"]);
+        // a slow machine may show only the newest of them
+        let all = ["not yet valid", "delivered", "expired"];
+        seen.dedup();
+        assert!(
+            all.ends_with(&seen) || seen == ["not yet valid", "expired"],
+            "{seen:?}"
+        );
         let listed = handle.list().await.unwrap();
         assert_eq!(listed[0].absent, Some(Reason::Expired));
     }

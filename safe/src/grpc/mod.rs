@@ -3,15 +3,25 @@
 mod admin;
 mod secrets;
 mod status;
+#[cfg(test)]
+mod tests;
 mod watching;
 
 use std::{io, sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, body::Body, codegen::Service as _, transport::Server};
+use tonic::{
+    Status,
+    body::Body,
+    codegen::Service as _,
+    transport::{Server, server::Connected},
+};
 use vsecm_safe_api::{
     metadata,
     name::SecretKey,
@@ -26,7 +36,7 @@ use crate::{
     audit::{CorrelationId, Line},
     custodian,
     feed::Feed,
-    identity::{Connection, Peer},
+    identity::Peer,
     policy::{Action, Decision, decide},
 };
 
@@ -58,10 +68,13 @@ pub struct Services {
 }
 
 /// Serves accepted connections until `services.stop`, then lets calls under way finish.
-pub async fn serve(
+pub async fn serve<C>(
     services: Services,
-    connections: mpsc::Receiver<io::Result<Connection>>,
-) -> Result<(), tonic::transport::Error> {
+    connections: mpsc::Receiver<io::Result<C>>,
+) -> Result<(), tonic::transport::Error>
+where
+    C: Connected<ConnectInfo = Peer> + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let services = Arc::new(services);
     let stop = services.stop.clone();
     let admin = AdminServer::new(AdminService::new(Arc::clone(&services)))
