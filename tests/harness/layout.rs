@@ -59,25 +59,45 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Makes the folder and all that components expect to find there.
+    /// Makes the folder.
     ///
     /// # Errors
     /// [`LayoutError`].
     pub fn create(folder: &Path, users: Users) -> Result<Self, LayoutError> {
-        let make = |path: &Path, source| LayoutError::Make {
-            path: path.to_owned(),
+        let make = |source| LayoutError::Make {
+            path: folder.to_owned(),
             source,
         };
-        fs::create_dir_all(folder).map_err(|e| make(folder, e))?;
-        let root = fs::canonicalize(folder).map_err(|e| make(folder, e))?;
+        fs::create_dir_all(folder).map_err(make)?;
+        let root = fs::canonicalize(folder).map_err(make)?;
         if root.as_os_str().len() + DEEPEST_SOCKET > SOCKET_PATH_LIMIT {
             return Err(LayoutError::TooDeep { folder: root });
         }
-        let layout = Self { root };
+        give(&root, ourselves(), 0o755).map_err(make)?;
+        match closed_ancestor(&root) {
+            Some(ancestor) if users == Users::Own => Err(LayoutError::Closed { ancestor }),
+            _ => Ok(Self { root }),
+        }
+    }
+
+    /// Makes what the components expect to find, in place of what a predecessor left that had no
+    /// time to clean up. Records, keys and logs stay. Nothing may be mounted below.
+    ///
+    /// # Errors
+    /// [`LayoutError::Make`].
+    pub(crate) fn furnish(&self, users: Users) -> Result<(), LayoutError> {
         let own = |component| users.owner(component);
         let us = ourselves();
+        for name in ["kubelet", "pods", "identity", "csi", "keeper", "node-agent"] {
+            let path = self.root.join(name);
+            match fs::remove_dir_all(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(LayoutError::Make { path, source });
+                }
+                _ => {}
+            }
+        }
         for (name, owner, mode) in [
-            ("", us, 0o755),
             ("logs", us, 0o755),
             ("kubelet", us, 0o755),
             ("pods", us, 0o755),
@@ -91,22 +111,12 @@ impl Layout {
             ("keeper", own(Component::Keeper), 0o710),
             ("node-agent", own(Component::NodeAgent), 0o710),
         ] {
-            let path = layout.root.join(name);
+            let path = self.root.join(name);
             fs::create_dir_all(&path)
                 .and_then(|()| give(&path, owner, mode))
-                .map_err(|e| make(&path, e))?;
+                .map_err(|source| LayoutError::Make { path, source })?;
         }
-        if users == Users::Own {
-            layout.check_ancestors()?;
-        }
-        Ok(layout)
-    }
-
-    fn check_ancestors(&self) -> Result<(), LayoutError> {
-        match closed_ancestor(&self.root) {
-            None => Ok(()),
-            Some(ancestor) => Err(LayoutError::Closed { ancestor }),
-        }
+        Ok(())
     }
 
     /// A playground that is there already.

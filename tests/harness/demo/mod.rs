@@ -85,10 +85,14 @@ pub(crate) async fn run(home: Home) -> Result<(), DemoError> {
         () = interrupted() => Err(DemoError::Interrupted),
     };
     let ended = started.shutdown().await;
-    outcome?;
-    ended?;
     drop(started);
     let path = folder.path().to_owned();
+    if let Err(error) = outcome.and(ended.map_err(DemoError::from)) {
+        // what the components wrote tells why
+        let kept = folder.keep().join("logs").display().to_string();
+        Teller::detail(&format!("The demo ends here; its logs are kept in {kept}"))?;
+        return Err(error);
+    }
     folder
         .close()
         .map_err(io_error("remove the temporary folder"))?;

@@ -191,7 +191,7 @@ impl Pod {
 type Pods = BTreeMap<(String, String), Arc<Pod>>;
 
 /// The kubelet.
-pub(crate) struct Kubelet {
+pub struct Kubelet {
     folder: PathBuf,
     csi: PathBuf,
     pods: Mutex<Pods>,
@@ -206,7 +206,8 @@ impl fmt::Debug for Kubelet {
 }
 
 impl Kubelet {
-    pub(crate) fn new(folder: PathBuf, csi: PathBuf) -> Self {
+    /// A kubelet with its root `folder`, and a driver that listens at `csi`.
+    pub fn new(folder: PathBuf, csi: PathBuf) -> Self {
         Self {
             folder,
             csi,
@@ -219,7 +220,10 @@ impl Kubelet {
     }
 
     /// Makes the pod's folders and begins to publish its volume.
-    pub(crate) fn admit(
+    ///
+    /// # Errors
+    /// [`PodError::Exists`], [`PodError::Folder`].
+    pub fn admit(
         &self,
         spec: PodSpec,
         uid: String,
@@ -269,12 +273,10 @@ impl Kubelet {
 
     /// Ends the pod: a call in flight is awaited, as the kubelet does not cancel it, then the
     /// volume is unpublished until that succeeds.
-    pub(crate) async fn evict(
-        &self,
-        pod: &Pod,
-        link: &Path,
-        within: Duration,
-    ) -> Result<(), PodError> {
+    ///
+    /// # Errors
+    /// [`PodError::TooLate`], [`PodError::Folder`].
+    pub async fn evict(&self, pod: &Pod, link: &Path, within: Duration) -> Result<(), PodError> {
         pod.deleted.cancel();
         let task = {
             let mut task = pod.task.lock().unwrap_or_else(PoisonError::into_inner);

@@ -138,7 +138,11 @@ impl Playground {
         let pid = self.kill(component, Signal::SIGKILL)?;
         let what = format!("the end of {component} (pid {pid})");
         let leader = self.processes().get(&component).map(Process::pid);
-        let dead = || leader.is_none_or(|leader| !group_members(leader).contains(&pid));
+        let dead = || match leader {
+            Some(leader) if leader == pid => !self.is_running(component),
+            Some(leader) => !group_members(leader).contains(&pid),
+            None => true,
+        };
         awaiting::until(&what, STOP_LIMIT, dead).await?;
         Ok(pid)
     }

@@ -154,6 +154,7 @@ impl Playground {
         let lock = take(&layout)?;
         // a predecessor that was killed left its mounts
         mounts::detach_below(layout.root()).map_err(|e| file(layout.root(), e))?;
+        layout.furnish(users)?;
         let binaries = binaries::reachable(&layout, users)?;
         let authority = identities::authority(&layout, users, options.svid_lifetime)?;
         operator::make_token(&layout, users)?;

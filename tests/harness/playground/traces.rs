@@ -80,6 +80,7 @@ mod tests {
     fn a_value_is_found_in_logs_and_not_in_sealed_records() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::create(folder.path(), Users::Single).unwrap();
+        layout.furnish(Users::Single).unwrap();
         fs::create_dir(layout.safe_data()).unwrap();
         fs::write(layout.safe_data().join("record"), "a canary").unwrap();
         assert!(find(&layout, &[], b"canary").unwrap().is_empty());
