@@ -90,7 +90,11 @@ async fn carry_out(held: Held, order: &Order) -> OrderOutcome {
     }
 }
 
-async fn swap_within(patience: Duration, held: Held, order: &Order) -> Result<(), String> {
+pub(crate) async fn swap_within(
+    patience: Duration,
+    held: Held,
+    order: &Order,
+) -> Result<(), String> {
     let writable = held.writable.ok_or("the volume is not attached yet")?;
     let Ok(turn) = held.swapping.try_lock_owned() else {
         return Err("the swap before has not ended: its thread waits for an answer".to_owned());

@@ -136,3 +136,173 @@ fn links_at(root: BorrowedFd<'_>) -> Result<BTreeSet<FileName>, SwapError> {
     let parse = |name: String| name.parse().map_err(|_rule| SwapError::StrangeName);
     names.into_iter().map(parse).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path};
+
+    use super::*;
+    use crate::mount::{
+        self,
+        lab::{Node, RENAME, RMDIR, SYMLINK, Server, TARGET, UNLINK, in_private_namespace},
+    };
+
+    fn version(name: &str) -> VersionDir {
+        name.parse().unwrap()
+    }
+
+    fn add(root: &Path, version: &str, names: &[&str]) {
+        fs::create_dir(root.join(version)).unwrap();
+        for name in names {
+            fs::write(root.join(version).join(name), version).unwrap();
+        }
+    }
+
+    fn listing(root: &Path) -> Vec<String> {
+        let entries = fs::read_dir(root).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn turn(root: &Path, publish: &str, retire: Option<&str>) -> Result<(), SwapError> {
+        let folder = fs::File::open(root).unwrap();
+        swap(
+            folder.as_fd(),
+            &version(publish),
+            retire.map(version).as_ref(),
+        )
+    }
+
+    #[test]
+    fn a_swap_shows_the_new_version_and_nothing_of_the_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        add(root, "..1", &["a", "b"]);
+        turn(root, "..1", None).unwrap();
+        assert_eq!(listing(root), ["..1", "..data", "a", "b"]);
+        assert_eq!(fs::read_to_string(root.join("a")).unwrap(), "..1");
+
+        add(root, "..2", &["b", "c"]);
+        symlink("..gone", root.join("..data_tmp")).unwrap();
+        turn(root, "..2", Some("..1")).unwrap();
+        assert_eq!(listing(root), ["..2", "..data", "b", "c"]);
+        assert_eq!(fs::read_to_string(root.join("b")).unwrap(), "..2");
+        turn(root, "..2", Some("..1")).expect("the same swap can be tried again");
+        assert_eq!(listing(root), ["..2", "..data", "b", "c"]);
+
+        add(root, "..3", &[]);
+        turn(root, "..3", Some("..2")).unwrap();
+        assert_eq!(listing(root), ["..3", "..data"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_a_symlink_leads_nowhere() {
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("precious"), "x").unwrap();
+        for (publish, retire) in [("..evil", None), ("..1", Some("..evil"))] {
+            let dir = tempfile::tempdir().unwrap();
+            add(dir.path(), "..1", &["a"]);
+            symlink(outside.path(), dir.path().join("..evil")).unwrap();
+            assert!(matches!(
+                turn(dir.path(), publish, retire),
+                Err(SwapError::Step(..))
+            ));
+            assert_eq!(listing(outside.path()), ["precious"]);
+        }
+    }
+
+    #[test]
+    fn a_name_that_does_not_belong_there_ends_the_swap() {
+        for (at, name) in [("", "..x.y"), ("..1", "..data"), ("..1", "..other")] {
+            let dir = tempfile::tempdir().unwrap();
+            add(dir.path(), "..1", &["a"]);
+            fs::write(dir.path().join(at).join(name), "").unwrap();
+            assert!(
+                matches!(turn(dir.path(), "..1", None), Err(SwapError::StrangeName)),
+                "{at}/{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_folder_with_too_many_names_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        add(dir.path(), "..1", &[]);
+        for number in 0..ENTRY_LIMIT + 20 {
+            fs::File::create(dir.path().join("..1").join(number.to_string())).unwrap();
+        }
+        assert!(matches!(
+            turn(dir.path(), "..1", None),
+            Err(SwapError::TooLarge)
+        ));
+    }
+
+    fn folder_of(server: &Server, name: &str, files: &[&str]) {
+        server.add(name, Node::Folder(BTreeMap::new()));
+        for file in files {
+            server.add(&format!("{name}/{file}"), Node::File);
+        }
+    }
+
+    fn mk_fuse(kubelet: &Path) -> (Server, OwnedFd) {
+        let mount::Detached { fuse, mount } = mount::superblock().unwrap();
+        let server = Server::start(fuse);
+        let kubelet = mount::Kubelet::open(kubelet).unwrap();
+        let root = kubelet.attach(&TARGET.parse().unwrap(), mount.as_fd());
+        (server, root.unwrap())
+    }
+
+    #[test]
+    fn a_server_sees_exactly_the_operations_of_the_swap() {
+        in_private_namespace(|dir| {
+            let (server, root) = mk_fuse(dir);
+            folder_of(&server, "..1", &["a", "b"]);
+            folder_of(&server, "..2", &["b"]);
+            swap(root.as_fd(), &version("..1"), None).unwrap();
+            swap(root.as_fd(), &version("..2"), Some(&version("..1"))).unwrap();
+            let seen = server.mutations();
+            let seen: Vec<_> = seen.iter().map(|(op, name)| (*op, name.as_str())).collect();
+            let expected = [
+                (SYMLINK, "..data_tmp"),
+                (RENAME, "..data"),
+                (SYMLINK, "a"),
+                (SYMLINK, "b"),
+                (SYMLINK, "..data_tmp"),
+                (RENAME, "..data"),
+                (UNLINK, "a"),
+                (UNLINK, "a"),
+                (UNLINK, "b"),
+                (RMDIR, "..1"),
+            ];
+            assert_eq!(seen, expected);
+        });
+    }
+
+    #[test]
+    fn a_server_that_lies_about_names_and_folders_gets_no_operation_beyond_its_root() {
+        in_private_namespace(|dir| {
+            let (server, root) = mk_fuse(dir);
+            let outside = dir.join("pods").to_str().unwrap().to_owned();
+            server.add("..link", Node::Link(outside.clone()));
+            server.add("..up", Node::Link("../../../../../../../..".to_owned()));
+            folder_of(&server, "..1", &["a"]);
+            folder_of(&server, "..slash", &[]);
+            // split_once keeps the second part whole: a name with a slash in it
+            server.add(&format!("..slash/{outside}"), Node::File);
+            folder_of(&server, "..dots", &["..", "..data"]);
+            for bad in ["..link", "..up", "..slash", "..dots", "..none"] {
+                let refused = swap(root.as_fd(), &version(bad), None);
+                assert!(refused.is_err(), "{bad}");
+                assert_eq!(server.mutations(), [], "{bad}");
+            }
+            for bad in ["..link", "..up", "..slash", "..dots"] {
+                let refused = swap(root.as_fd(), &version("..1"), Some(&version(bad)));
+                assert!(refused.is_err(), "{bad}");
+            }
+            assert!(dir.join("pods/1").is_dir());
+        });
+    }
+}

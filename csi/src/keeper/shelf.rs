@@ -143,3 +143,199 @@ impl Shelf {
         (KeeperReply::Done, None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{MemfdFlags, fcntl_add_seals, ftruncate, memfd_create};
+
+    use super::*;
+
+    const SEALED: SealFlags = SealFlags::WRITE
+        .union(SealFlags::GROW)
+        .union(SealFlags::SHRINK);
+
+    fn memfd(size: u64, seals: SealFlags) -> OwnedFd {
+        let fd = memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&fd, size).unwrap();
+        fcntl_add_seals(&fd, seals).unwrap();
+        fd
+    }
+
+    fn any_fd() -> OwnedFd {
+        memfd(0, SealFlags::empty())
+    }
+
+    fn id(number: usize) -> VolumeId {
+        format!("csi-{number:05}").parse().unwrap()
+    }
+
+    fn key(number: usize) -> ContentKey {
+        ContentKey::try_from(format!("c-{number:05}")).unwrap()
+    }
+
+    fn record(volume: VolumeId) -> VolumeRecord {
+        let record = crate::volumes::tests::mk_record(1);
+        VolumeRecord { volume, ..record }
+    }
+
+    fn put(number: usize, descriptor: Descriptor) -> KeeperRequest {
+        KeeperRequest::PutVolume {
+            record: record(id(number)),
+            descriptor,
+        }
+    }
+
+    fn get(number: usize, descriptor: Descriptor) -> KeeperRequest {
+        KeeperRequest::GetVolume {
+            volume: id(number),
+            descriptor,
+        }
+    }
+
+    fn is_refused(answer: &Answer) -> bool {
+        matches!(answer, (KeeperReply::Refused { .. }, None))
+    }
+
+    #[test]
+    fn each_role_may_do_what_is_its_own_and_nothing_else() {
+        let all = [
+            (put(1, Descriptor::Fuse), true, false),
+            (put(1, Descriptor::Mount), true, false),
+            (KeeperRequest::ListVolumes { after: None }, true, true),
+            (get(1, Descriptor::Fuse), true, true),
+            (get(1, Descriptor::Mount), true, false),
+            (KeeperRequest::RemoveVolume { volume: id(1) }, true, false),
+            (KeeperRequest::PutContent { key: key(1) }, false, true),
+            (KeeperRequest::ListContents { after: None }, false, true),
+            (KeeperRequest::GetContent { key: key(1) }, false, true),
+            (KeeperRequest::RemoveContent { key: key(1) }, false, true),
+        ];
+        for (request, csi, node_agent) in all {
+            for (role, may) in [(Role::Csi, csi), (Role::NodeAgent, node_agent)] {
+                assert_eq!(role.may(&request), may, "{role:?} {request:?}");
+                if !may {
+                    let fds = vec![memfd(1, SEALED)];
+                    assert!(is_refused(&Shelf::default().answer(
+                        role,
+                        request.clone(),
+                        fds
+                    )));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_volume_comes_back_with_both_descriptors_until_it_is_removed() {
+        let mut shelf = Shelf::default();
+        for descriptor in [Descriptor::Fuse, Descriptor::Mount] {
+            let reply = shelf
+                .answer(Role::Csi, put(1, descriptor), vec![any_fd()])
+                .0;
+            assert_eq!(reply, KeeperReply::Done);
+            let (reply, fd) = shelf.answer(Role::Csi, get(1, descriptor), vec![]);
+            assert!(reply == KeeperReply::Descriptor && fd.is_some());
+        }
+        let remove = KeeperRequest::RemoveVolume { volume: id(1) };
+        for _twice in 0..2 {
+            assert_eq!(
+                shelf.answer(Role::Csi, remove.clone(), vec![]).0,
+                KeeperReply::Done
+            );
+        }
+        let (reply, fd) = shelf.answer(Role::Csi, get(1, Descriptor::Fuse), vec![]);
+        assert!(reply == KeeperReply::Unknown && fd.is_none());
+    }
+
+    #[test]
+    fn a_list_comes_in_pages_and_ends_with_an_empty_one() {
+        let mut shelf = Shelf::default();
+        for number in 0..PAGE + 3 {
+            shelf.answer(Role::Csi, put(number, Descriptor::Fuse), vec![any_fd()]);
+        }
+        let (mut after, mut sizes) = (None, Vec::new());
+        loop {
+            let list = KeeperRequest::ListVolumes { after };
+            let (KeeperReply::Volumes { records }, None) =
+                shelf.answer(Role::NodeAgent, list, vec![])
+            else {
+                panic!("no list")
+            };
+            sizes.push(records.len());
+            match records.last() {
+                Some(last) => after = Some(last.volume.clone()),
+                None => break,
+            }
+        }
+        assert_eq!(sizes, [PAGE, 3, 0]);
+    }
+
+    #[test]
+    fn a_put_takes_exactly_one_descriptor_and_other_requests_none() {
+        let mut shelf = Shelf::default();
+        for fds in [vec![], vec![any_fd(), any_fd()]] {
+            assert!(is_refused(&shelf.answer(
+                Role::Csi,
+                put(1, Descriptor::Fuse),
+                fds
+            )));
+        }
+        let list = KeeperRequest::ListVolumes { after: None };
+        assert!(is_refused(&shelf.answer(Role::Csi, list, vec![any_fd()])));
+        assert!(shelf.volumes.is_empty());
+    }
+
+    #[test]
+    fn a_content_is_a_sealed_memfd_of_bounded_size() {
+        let mut shelf = Shelf::default();
+        let limit = u64::try_from(CONTENT_SIZE_LIMIT).unwrap();
+        let bad = [
+            any_fd(),
+            memfd(1, SealFlags::WRITE.union(SealFlags::GROW)),
+            memfd(limit + 1, SEALED),
+            std::fs::File::open("/proc/self/exe").unwrap().into(),
+        ];
+        let put = KeeperRequest::PutContent { key: key(1) };
+        for fd in bad {
+            assert!(is_refused(&shelf.answer(
+                Role::NodeAgent,
+                put.clone(),
+                vec![fd]
+            )));
+        }
+        let good = vec![memfd(limit, SEALED)];
+        assert_eq!(
+            shelf.answer(Role::NodeAgent, put, good).0,
+            KeeperReply::Done
+        );
+        let (reply, fd) = shelf.answer(
+            Role::NodeAgent,
+            KeeperRequest::GetContent { key: key(1) },
+            vec![],
+        );
+        assert!(reply == KeeperReply::Descriptor && fd.is_some());
+    }
+
+    #[test]
+    fn the_shelf_is_bounded_and_what_is_on_it_can_still_be_replaced() {
+        let mut shelf = Shelf::default();
+        let fd = Arc::new(any_fd());
+        for number in 0..VOLUME_LIMIT {
+            shelf.put_volume(record(id(number)), Descriptor::Fuse, Arc::clone(&fd));
+        }
+        let one_more =
+            |s: &mut Shelf, n| s.put_volume(record(id(n)), Descriptor::Mount, Arc::clone(&fd));
+        assert!(is_refused(&one_more(&mut shelf, VOLUME_LIMIT)));
+        assert_eq!(one_more(&mut shelf, 0).0, KeeperReply::Done);
+        for number in 0..CONTENT_LIMIT {
+            shelf.contents.insert(key(number), Arc::clone(&fd));
+        }
+        assert!(is_refused(
+            &shelf.put_content(key(CONTENT_LIMIT), memfd(1, SEALED))
+        ));
+        assert_eq!(
+            shelf.put_content(key(0), memfd(1, SEALED)).0,
+            KeeperReply::Done
+        );
+    }
+}

@@ -6,6 +6,8 @@
 
 mod attr;
 mod kubelet;
+#[cfg(test)]
+pub(crate) mod lab;
 pub mod mountinfo;
 
 use std::{
@@ -103,4 +105,119 @@ pub fn is_dead(fuse: BorrowedFd<'_>) -> bool {
         && fuse
             .revents()
             .is_some_and(|events| events.contains(PollFlags::POLLERR))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::ErrorKind, path::Path};
+
+    use super::{
+        lab::{Node, Server, TARGET, in_private_namespace},
+        *,
+    };
+    use crate::target::Target;
+
+    fn mk_kubelet(dir: &Path) -> (Kubelet, Target) {
+        (Kubelet::open(dir).unwrap(), TARGET.parse().unwrap())
+    }
+
+    fn mk_mount(kubelet: &Kubelet, target: &Target) -> (Server, OwnedFd) {
+        let Detached { fuse, mount } = superblock().unwrap();
+        let server = Server::start(fuse);
+        let writable = kubelet.attach(target, mount.as_fd()).unwrap();
+        (server, writable)
+    }
+
+    #[test]
+    fn a_volume_is_read_only_at_its_target_and_writable_on_the_private_clone() {
+        in_private_namespace(|dir| {
+            let (kubelet, target) = mk_kubelet(dir);
+            assert_eq!(kubelet.occupant(&target).unwrap(), Occupant::Free);
+            let (server, writable) = mk_mount(&kubelet, &target);
+            assert_eq!(kubelet.occupant(&target).unwrap(), Occupant::Ours);
+            server.add("key", Node::File);
+            let path = dir.join(TARGET);
+            assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
+            let refused = std::os::unix::fs::symlink("x", path.join("y")).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ReadOnlyFilesystem);
+            rustix::fs::symlinkat("x", &writable, "y").unwrap();
+            assert_eq!(server.mutations(), [(lab::SYMLINK, "y".to_owned())]);
+
+            let again = kubelet.writable(&target).unwrap();
+            rustix::fs::symlinkat("x", &again, "z").unwrap();
+            assert_eq!(fs::read_link(path.join("z")).unwrap(), Path::new("x"));
+        });
+    }
+
+    #[test]
+    fn a_target_is_cleared_twice_and_with_a_dead_server() {
+        in_private_namespace(|dir| {
+            let (kubelet, target) = mk_kubelet(dir);
+            kubelet.clear(&target).unwrap();
+            for _round in 0..2 {
+                let Detached { fuse, mount } = superblock().unwrap();
+                kubelet.attach(&target, mount.as_fd()).unwrap();
+                drop(fuse);
+                kubelet.clear(&target).unwrap();
+                kubelet.clear(&target).unwrap();
+                assert_eq!(kubelet.occupant(&target).unwrap(), Occupant::Free);
+                assert!(!dir.join(TARGET).exists());
+            }
+            fs::remove_dir_all(dir.join("pods")).unwrap();
+            kubelet.clear(&target).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_descriptor_whose_superblock_is_gone_is_dead() {
+        in_private_namespace(|dir| {
+            let (kubelet, target) = mk_kubelet(dir);
+            let Detached { fuse, mount } = superblock().unwrap();
+            let writable = kubelet.attach(&target, mount.as_fd()).unwrap();
+            assert!(!is_dead(fuse.as_fd()));
+            kubelet.clear(&target).unwrap();
+            assert!(!is_dead(fuse.as_fd()), "the clone keeps it");
+            drop((mount, writable));
+            assert!(is_dead(fuse.as_fd()));
+        });
+    }
+
+    #[test]
+    fn a_foreign_mount_at_the_target_is_neither_covered_nor_taken_away() {
+        in_private_namespace(|dir| {
+            let (kubelet, target) = mk_kubelet(dir);
+            let path = dir.join(TARGET);
+            fs::create_dir(&path).unwrap();
+            let flags = sys::MountFlags::empty();
+            sys::mount("tmpfs", &path, "tmpfs", flags, None).unwrap();
+            let foreign = Occupant::Foreign("tmpfs".to_owned());
+            assert_eq!(kubelet.occupant(&target).unwrap(), foreign);
+            let Detached { fuse: _fuse, mount } = superblock().unwrap();
+            assert!(kubelet.attach(&target, mount.as_fd()).is_err());
+            kubelet.clear(&target).unwrap();
+            assert_eq!(kubelet.occupant(&target).unwrap(), foreign);
+        });
+    }
+
+    #[test]
+    fn no_symlink_on_the_way_to_the_target_is_followed() {
+        in_private_namespace(|dir| {
+            let (kubelet, target) = mk_kubelet(dir);
+            let elsewhere = tempfile::tempdir().unwrap();
+            let Detached { fuse: _fuse, mount } = superblock().unwrap();
+            for link in [TARGET, "pods/1/volumes/kubernetes.io~csi/v", "pods/1"] {
+                let link = dir.join(link);
+                if link.exists() {
+                    fs::remove_dir_all(&link).unwrap();
+                }
+                std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
+                assert!(kubelet.attach(&target, mount.as_fd()).is_err(), "{link:?}");
+                assert!(kubelet.writable(&target).is_err(), "{link:?}");
+                let _refused = kubelet.clear(&target).is_err();
+                assert!(link.is_symlink() && elsewhere.path().exists());
+                fs::remove_file(&link).unwrap();
+            }
+            assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+        });
+    }
 }

@@ -7,6 +7,8 @@
 mod bring_up;
 mod settle;
 mod take_down;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
