@@ -33,16 +33,9 @@ const DRAIN: Duration = Duration::from_secs(20);
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let kubelet = Kubelet::open(args.kubelet_dir.as_ref())?;
-    let agent = Door {
-        name: "node-agent",
-        socket: args.node_agent_socket,
-        rule: args.node_agent_peer,
-    };
-    let keeper = Door {
-        name: "the keeper",
-        socket: args.keeper_socket,
-        rule: args.keeper_peer,
-    };
+    let agent =
+        Door { name: "node-agent", socket: args.node_agent_socket, rule: args.node_agent_peer };
+    let keeper = Door { name: "the keeper", socket: args.keeper_socket, rule: args.keeper_peer };
     let volumes = Volumes::new((agent, keeper), kubelet, args.hold, stop.clone());
     tokio::select! {
         () = volumes.recover() => {}
@@ -52,17 +45,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let _on_duty = AbortOnDropHandle::new(tokio::spawn(duty::run(Arc::clone(&volumes))));
 
     let (kubelet, node) = (args.kubelet_dir, args.node_name);
-    let node = NodeService {
-        volumes: Arc::clone(&volumes),
-        kubelet,
-        node,
-    };
+    let node = NodeService { volumes: Arc::clone(&volumes), kubelet, node };
     let both = Server::builder()
         .add_service(IdentityServer::new(IdentityService))
         .add_service(NodeServer::new(node));
-    let endpoint = args
-        .kubelet_endpoint
-        .unwrap_or_else(|| args.endpoint.clone());
+    let endpoint = args.kubelet_endpoint.unwrap_or_else(|| args.endpoint.clone());
     let registration =
         Server::builder().add_service(RegistrationServer::new(RegistrationService { endpoint }));
     let served = async {
@@ -87,7 +74,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
 /// Serves on a Unix socket until `stop`, replacing what a dead predecessor left there. Root only:
 /// whoever may call may have a volume mounted.
-fn serve<'a>(
+pub(crate) fn serve<'a>(
     router: Router,
     path: Option<&'a Path>,
     stop: &'a CancellationToken,
@@ -97,9 +84,7 @@ fn serve<'a>(
     Ok(async move {
         if let (Some(listener), Some(path)) = (listener, path) {
             let incoming = UnixListenerStream::new(listener);
-            router
-                .serve_with_incoming_shutdown(incoming, stop.cancelled())
-                .await?;
+            router.serve_with_incoming_shutdown(incoming, stop.cancelled()).await?;
             fs::remove_file(path)?;
         }
         Ok(())

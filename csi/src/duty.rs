@@ -35,10 +35,7 @@ pub(crate) async fn run(volumes: Arc<Volumes>) {
                         ended = obey(&volumes, Arc::new(connection)) => ended,
                         never = look_after(&volumes) => never,
                     };
-                    tracing::warn!(
-                        error = ended.err().map(|e| chain(&e)),
-                        "node-agent has gone"
-                    );
+                    tracing::warn!(error = ended.err().map(|e| chain(&e)), "node-agent has gone");
                     break;
                 }
                 Err(error) => tracing::debug!(error = chain(&error), "no duty"),
@@ -83,9 +80,7 @@ async fn carry_out(held: Held, order: &Order) -> OrderOutcome {
         Ok(()) => OrderOutcome::Swapped,
         Err(reason) => {
             tracing::warn!(volume = %order.volume, %reason, "swap failed");
-            OrderOutcome::Failed {
-                reason: sentence(reason),
-            }
+            OrderOutcome::Failed { reason: sentence(reason) }
         }
     }
 }
@@ -108,9 +103,6 @@ pub(crate) async fn swap_within(
     match timeout(patience, work).await {
         Ok(Ok(swapped)) => swapped.map_err(|e| chain(&e)),
         Ok(Err(panic)) => Err(panic.to_string()),
-        Err(_late) => Err(format!(
-            "no answer for {} s to an operation",
-            patience.as_secs()
-        )),
+        Err(_late) => Err(format!("no answer for {} s to an operation", patience.as_secs())),
     }
 }

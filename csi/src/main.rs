@@ -11,9 +11,7 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     process::log_to_stderr();
     process::raise_descriptor_limit()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(app::run(args));
     // a thread that a hostile server hangs must not keep the process
     runtime.shutdown_timeout(Duration::from_millis(100));

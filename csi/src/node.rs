@@ -41,10 +41,7 @@ impl Node for NodeService {
         // final: the kubelet forgets the volume without an unpublish, and nothing is left behind
         let record = publish::parse(request.get_ref(), &self.kubelet)
             .map_err(|refusal| Status::invalid_argument(chain(&refusal)))?;
-        self.volumes
-            .publish(record)
-            .await
-            .map_err(|error| not_now(&error))?;
+        self.volumes.publish(record).await.map_err(|error| not_now(&error))?;
         Ok(Response::new(v1::NodePublishVolumeResponse {}))
     }
 
@@ -74,11 +71,7 @@ impl Node for NodeService {
         required("volume id", &request.volume_id)?;
         required("volume path", &request.volume_path)?;
         let target = Target::below(&self.kubelet, &request.volume_path).ok();
-        let held = request
-            .volume_id
-            .parse()
-            .ok()
-            .and_then(|volume| self.volumes.held(&volume));
+        let held = request.volume_id.parse().ok().and_then(|volume| self.volumes.held(&volume));
         let held = held.filter(|h| target.is_some_and(|t| t.to_string() == h.record.target));
         let held = held.ok_or_else(|| Status::not_found("no such volume is published there"))?;
         // the mount itself is never asked: statfs of a stalled server would hang the kubelet
@@ -96,9 +89,7 @@ impl Node for NodeService {
             r#type: Some(Type::Rpc(Rpc { r#type: rpc.into() })),
         };
         let all = [GetVolumeStats, VolumeCondition, VolumeMountGroup].map(capability);
-        Ok(Response::new(v1::NodeGetCapabilitiesResponse {
-            capabilities: all.into(),
-        }))
+        Ok(Response::new(v1::NodeGetCapabilitiesResponse { capabilities: all.into() }))
     }
 
     async fn node_get_info(
@@ -107,10 +98,7 @@ impl Node for NodeService {
     ) -> Reply<v1::NodeGetInfoResponse> {
         // 0: as many volumes as the scheduler likes
         let (node_id, max_volumes_per_node) = (self.node.clone(), 0);
-        Ok(Response::new(v1::NodeGetInfoResponse {
-            node_id,
-            max_volumes_per_node,
-        }))
+        Ok(Response::new(v1::NodeGetInfoResponse { node_id, max_volumes_per_node }))
     }
 }
 
@@ -121,33 +109,16 @@ fn not_now(error: &Trouble) -> Status {
 
 fn required(what: &str, text: &str) -> Result<(), Status> {
     let sentence = || format!("the request has no {what}: the kubelet gives one with every call");
-    if text.is_empty() {
-        Err(Status::invalid_argument(sentence()))
-    } else {
-        Ok(())
-    }
+    if text.is_empty() { Err(Status::invalid_argument(sentence())) } else { Ok(()) }
 }
 
 fn stats_of(state: AgentReply) -> Result<v1::NodeGetVolumeStatsResponse, Status> {
-    let AgentReply::State {
-        serving,
-        condition,
-        bytes,
-        files,
-    } = state
-    else {
-        return Err(Status::internal(
-            "node-agent gave an answer that does not fit",
-        ));
+    let AgentReply::State { serving, condition, bytes, files } = state else {
+        return Err(Status::internal("node-agent gave an answer that does not fit"));
     };
     let usage = |unit: Unit, amount| {
         let used = i64::try_from(amount).unwrap_or(i64::MAX);
-        VolumeUsage {
-            available: 0,
-            total: used,
-            used,
-            unit: unit.into(),
-        }
+        VolumeUsage { available: 0, total: used, used, unit: unit.into() }
     };
     let (abnormal, message) = match (serving, condition) {
         (Serving::Yes, None) => (false, "served".to_owned()),
@@ -158,4 +129,101 @@ fn stats_of(state: AgentReply) -> Result<v1::NodeGetVolumeStatsResponse, Status>
         usage: vec![usage(Unit::Bytes, bytes), usage(Unit::Inodes, files)],
         volume_condition: Some(v1::VolumeCondition { abnormal, message }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tonic::{Code, transport::Endpoint};
+
+    use super::*;
+    use crate::{
+        app,
+        plugin::{IdentityService, NAME},
+        proto::csi::v1::{
+            identity_client::IdentityClient, identity_server::IdentityServer,
+            node_client::NodeClient, node_server::NodeServer,
+        },
+        volumes::tests::mk_volumes,
+    };
+
+    #[tokio::test]
+    async fn the_services_answer_on_one_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = mk_volumes(dir.path());
+        let (kubelet, node) = ("/var/lib/kubelet".to_owned(), "node-1".to_owned());
+        let router = tonic::transport::Server::builder()
+            .add_service(IdentityServer::new(IdentityService))
+            .add_service(NodeServer::new(NodeService { volumes, kubelet, node }));
+        let (socket, stop) =
+            (dir.path().join("csi.sock"), tokio_util::sync::CancellationToken::new());
+        let (path, stopped) = (socket.clone(), stop.clone());
+        let server = tokio::spawn(async move {
+            app::serve(router, Some(&path), &stopped).unwrap().await.unwrap();
+        });
+        while !socket.exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let channel = Endpoint::try_from(format!("unix://{}", socket.display())).unwrap();
+        let channel = channel.connect().await.unwrap();
+
+        let mut identity = IdentityClient::new(channel.clone());
+        let info = identity.get_plugin_info(v1::GetPluginInfoRequest {}).await.unwrap();
+        assert_eq!(info.into_inner().name, NAME);
+        let ready = identity.probe(v1::ProbeRequest {}).await.unwrap().into_inner().ready;
+        assert_eq!(ready, Some(true));
+
+        let mut node = NodeClient::new(channel);
+        let info = node.node_get_info(v1::NodeGetInfoRequest {}).await.unwrap();
+        assert_eq!(info.into_inner().node_id, "node-1");
+        let all = node.node_get_capabilities(v1::NodeGetCapabilitiesRequest {}).await.unwrap();
+        let kinds: Vec<i32> = all
+            .into_inner()
+            .capabilities
+            .into_iter()
+            .map(|c| match c.r#type {
+                Some(Type::Rpc(rpc)) => rpc.r#type,
+                None => 0,
+            })
+            .collect();
+        assert_eq!(kinds, [2, 4, 6]);
+
+        let refused =
+            node.node_publish_volume(v1::NodePublishVolumeRequest::default()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains("volume id"), "{refused}");
+        let mut request = v1::NodeUnpublishVolumeRequest::default();
+        let refused = node.node_unpublish_volume(request.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        request.volume_id = "csi-1".to_owned();
+        request.target_path = "/somewhere/else".to_owned();
+        node.node_unpublish_volume(request).await.expect("not ours, so it is gone");
+        let stats = v1::NodeGetVolumeStatsRequest {
+            volume_id: "csi-1".to_owned(),
+            volume_path: "/var/lib/kubelet/x".to_owned(),
+            ..Default::default()
+        };
+        assert_eq!(node.node_get_volume_stats(stats).await.unwrap_err().code(), Code::NotFound);
+
+        stop.cancel();
+        drop((identity, node));
+        server.await.unwrap();
+        assert!(!socket.exists());
+    }
+
+    #[test]
+    fn stats_tell_what_an_operator_should_know() {
+        let of = |serving, condition: Option<&str>| {
+            let condition = condition.map(str::to_owned);
+            stats_of(AgentReply::State { serving, condition, bytes: 7, files: 2 }).unwrap()
+        };
+        let stats = of(Serving::Yes, None);
+        assert_eq!((stats.usage[0].total, stats.usage[1].used), (7, 2));
+        assert_eq!((stats.usage[0].unit(), stats.usage[1].unit()), (Unit::Bytes, Unit::Inodes));
+        assert!(!stats.volume_condition.unwrap().abnormal);
+        let condition = of(Serving::Yes, Some("safe is away")).volume_condition.unwrap();
+        assert_eq!((condition.abnormal, condition.message.as_str()), (true, "safe is away"));
+        assert!(of(Serving::No, None).volume_condition.unwrap().abnormal);
+    }
 }

@@ -28,11 +28,7 @@ impl Identity for IdentityService {
         _: Request<v1::GetPluginInfoRequest>,
     ) -> Reply<v1::GetPluginInfoResponse> {
         let (name, vendor_version) = (NAME.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-        Ok(Response::new(v1::GetPluginInfoResponse {
-            name,
-            vendor_version,
-            ..Default::default()
-        }))
+        Ok(Response::new(v1::GetPluginInfoResponse { name, vendor_version, ..Default::default() }))
     }
 
     async fn get_plugin_capabilities(
@@ -69,10 +65,7 @@ impl Registration for RegistrationService {
         &self,
         request: Request<RegistrationStatus>,
     ) -> Reply<RegistrationStatusResponse> {
-        let RegistrationStatus {
-            plugin_registered,
-            error,
-        } = request.into_inner();
+        let RegistrationStatus { plugin_registered, error } = request.into_inner();
         if plugin_registered {
             tracing::info!("registered with the kubelet");
         } else {

@@ -74,9 +74,7 @@ pub fn parse(request: &NodePublishVolumeRequest, kubelet: &str) -> Result<Volume
     let target = Target::below(kubelet, &request.target_path)?;
     let group = group_of(mount_of(request.volume_capability.as_ref())?)?;
     let context = &request.volume_context;
-    let inline = context
-        .get("csi.storage.k8s.io/ephemeral")
-        .is_some_and(|e| e == "true");
+    let inline = context.get("csi.storage.k8s.io/ephemeral").is_some_and(|e| e == "true");
     if !request.secrets.is_empty() {
         return Err(Refusal::Unfit(SECRETS));
     }
@@ -94,12 +92,7 @@ pub fn parse(request: &NodePublishVolumeRequest, kubelet: &str) -> Result<Volume
         return Err(Refusal::ForeignPod { path, pod });
     }
     let (options, target) = (options_of(context, group)?, target.to_string());
-    Ok(VolumeRecord {
-        volume,
-        pod,
-        options,
-        target,
-    })
+    Ok(VolumeRecord { volume, pod, options, target })
 }
 
 fn mount_of(capability: Option<&VolumeCapability>) -> Result<&MountVolume, Refusal> {
@@ -129,10 +122,7 @@ fn group_of(mount: &MountVolume) -> Result<Option<u32>, Refusal> {
     }
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     // the last number is "no group" to the kernel
-    let group = text
-        .parse()
-        .ok()
-        .filter(|group| digits && *group != u32::MAX);
+    let group = text.parse().ok().filter(|group| digits && *group != u32::MAX);
     group.map(Some).ok_or(Refusal::Unfit(GROUP))
 }
 
@@ -185,10 +175,7 @@ fn options_of(
 
 fn mode_of(text: &str) -> Result<FileMode, Refusal> {
     let octal = matches!(text.len(), 3 | 4) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
-    let bits = u16::from_str_radix(text, 8)
-        .ok()
-        .filter(|_| octal)
-        .ok_or(MODE)?;
+    let bits = u16::from_str_radix(text, 8).ok().filter(|_| octal).ok_or(MODE)?;
     bits.try_into().map_err(|_rule| MODE)
 }
 
@@ -216,9 +203,7 @@ mod tests {
             target_path: format!("{KUBELET}/{TARGET}"),
             volume_capability: Some(VolumeCapability {
                 access_type: Some(AccessType::Mount(MountVolume::default())),
-                access_mode: Some(AccessMode {
-                    mode: Mode::SingleNodeWriter.into(),
-                }),
+                access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
             }),
             readonly: true,
             volume_context: context.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
@@ -227,13 +212,7 @@ mod tests {
     }
 
     fn mount(request: &mut NodePublishVolumeRequest) -> &mut MountVolume {
-        match request
-            .volume_capability
-            .as_mut()
-            .unwrap()
-            .access_type
-            .as_mut()
-        {
+        match request.volume_capability.as_mut().unwrap().access_type.as_mut() {
             Some(AccessType::Mount(mount)) => mount,
             other => panic!("{other:?}"),
         }
@@ -305,10 +284,7 @@ mod tests {
         ] {
             let refusal = with(key, value).unwrap_err();
             let text = refusal.to_string();
-            assert!(
-                matches!(refusal, Refusal::Attribute(..)),
-                "{key}={value}: {refusal:?}"
-            );
+            assert!(matches!(refusal, Refusal::Attribute(..)), "{key}={value}: {refusal:?}");
             assert!(text.contains(key) && !text.contains("canary"), "{text}");
         }
     }
@@ -316,14 +292,7 @@ mod tests {
     #[test]
     fn an_unknown_attribute_is_refused_by_name() {
         // the first three come with later versions of this driver
-        for key in [
-            "items",
-            "audit",
-            "onRotate",
-            "Layout",
-            "",
-            "csi.storage.k8s.io",
-        ] {
+        for key in ["items", "audit", "onRotate", "Layout", "", "csi.storage.k8s.io"] {
             let refusal = with(key, "canary").unwrap_err();
             assert_eq!(refusal, Refusal::UnknownAttribute(key.to_owned()));
             assert!(!refusal.to_string().contains("canary"));
@@ -332,14 +301,8 @@ mod tests {
 
     #[test]
     fn a_request_without_volume_id_or_target_path_is_refused() {
-        assert_eq!(
-            changed(|r| r.volume_id.clear()),
-            Err(Refusal::Missing("volume id"))
-        );
-        assert_eq!(
-            changed(|r| r.target_path.clear()),
-            Err(Refusal::Missing("target path"))
-        );
+        assert_eq!(changed(|r| r.volume_id.clear()), Err(Refusal::Missing("volume id")));
+        assert_eq!(changed(|r| r.target_path.clear()), Err(Refusal::Missing("target path")));
         let bad = changed(|r| r.volume_id = "../x".to_owned());
         assert!(matches!(bad, Err(Refusal::VolumeId(_))));
     }
@@ -391,10 +354,7 @@ mod tests {
         assert_eq!(flags, Err(Refusal::Unfit(FLAGS)));
         let secrets = changed(|r| drop(r.secrets.insert("a".to_owned(), "b".to_owned())));
         assert_eq!(secrets, Err(Refusal::Unfit(SECRETS)));
-        assert_eq!(
-            changed(|r| r.readonly = false),
-            Err(Refusal::Unfit(WRITABLE))
-        );
+        assert_eq!(changed(|r| r.readonly = false), Err(Refusal::Unfit(WRITABLE)));
     }
 
     #[test]

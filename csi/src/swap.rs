@@ -89,11 +89,7 @@ fn remove(folder: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
 }
 
 fn absent(result: Result<(), Errno>) -> Result<(), Errno> {
-    if result == Err(Errno::NOENT) {
-        Ok(())
-    } else {
-        result
-    }
+    if result == Err(Errno::NOENT) { Ok(()) } else { result }
 }
 
 fn folder(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
@@ -114,10 +110,7 @@ fn names_in(folder: OwnedFd) -> Result<Vec<String>, SwapError> {
         if names.len() >= ENTRY_LIMIT + 16 {
             return Err(SwapError::TooLarge);
         }
-        let name = entry
-            .file_name()
-            .to_str()
-            .map_err(|_utf8| SwapError::StrangeName)?;
+        let name = entry.file_name().to_str().map_err(|_utf8| SwapError::StrangeName)?;
         names.push(name.to_owned());
     }
     names.retain(|name| !matches!(name.as_str(), "." | ".."));
@@ -160,20 +153,15 @@ mod tests {
 
     fn listing(root: &Path) -> Vec<String> {
         let entries = fs::read_dir(root).unwrap();
-        let mut names: Vec<_> = entries
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> =
+            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
 
     fn turn(root: &Path, publish: &str, retire: Option<&str>) -> Result<(), SwapError> {
         let folder = fs::File::open(root).unwrap();
-        swap(
-            folder.as_fd(),
-            &version(publish),
-            retire.map(version).as_ref(),
-        )
+        swap(folder.as_fd(), &version(publish), retire.map(version).as_ref())
     }
 
     #[test]
@@ -206,10 +194,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             add(dir.path(), "..1", &["a"]);
             symlink(outside.path(), dir.path().join("..evil")).unwrap();
-            assert!(matches!(
-                turn(dir.path(), publish, retire),
-                Err(SwapError::Step(..))
-            ));
+            assert!(matches!(turn(dir.path(), publish, retire), Err(SwapError::Step(..))));
             assert_eq!(listing(outside.path()), ["precious"]);
         }
     }
@@ -234,10 +219,7 @@ mod tests {
         for number in 0..ENTRY_LIMIT + 20 {
             fs::File::create(dir.path().join("..1").join(number.to_string())).unwrap();
         }
-        assert!(matches!(
-            turn(dir.path(), "..1", None),
-            Err(SwapError::TooLarge)
-        ));
+        assert!(matches!(turn(dir.path(), "..1", None), Err(SwapError::TooLarge)));
     }
 
     fn folder_of(server: &Server, name: &str, files: &[&str]) {

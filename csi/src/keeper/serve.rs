@@ -21,30 +21,20 @@ const CONNECTION_LIMIT: usize = 64;
 /// Serves for ever.
 pub async fn serve(listener: Listener, args: &Args) {
     let shelf = Arc::new(Mutex::new(Shelf::default()));
-    let seats = [
-        (Role::Csi, &args.csi_peer),
-        (Role::NodeAgent, &args.node_agent_peer),
-    ]
-    .map(|(role, rule)| (role, rule, Arc::new(Semaphore::new(CONNECTION_LIMIT))));
+    let seats = [(Role::Csi, &args.csi_peer), (Role::NodeAgent, &args.node_agent_peer)]
+        .map(|(role, rule)| (role, rule, Arc::new(Semaphore::new(CONNECTION_LIMIT))));
     loop {
         let (connection, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(
-                    error = chain(&error),
-                    "a connection was lost before it began"
-                );
+                tracing::warn!(error = chain(&error), "a connection was lost before it began");
                 // without this pause a lack of descriptors would spin
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             }
         };
         let Some((role, _, seats)) = seats.iter().find(|(_, rule, _)| rule.admits(peer)) else {
-            tracing::warn!(
-                pid = peer.pid,
-                uid = peer.uid,
-                "refused: neither csi nor node-agent"
-            );
+            tracing::warn!(pid = peer.pid, uid = peer.uid, "refused: neither csi nor node-agent");
             continue;
         };
         let Ok(seat) = Arc::clone(seats).try_acquire_owned() else {

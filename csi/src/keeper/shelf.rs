@@ -47,26 +47,15 @@ impl fmt::Debug for Shelf {
 pub(super) type Answer = (KeeperReply, Option<Arc<OwnedFd>>);
 
 fn refused(reason: &str) -> Answer {
-    (
-        KeeperReply::Refused {
-            reason: reason.to_owned(),
-        },
-        None,
-    )
+    (KeeperReply::Refused { reason: reason.to_owned() }, None)
 }
 
 fn found(fd: Option<&Arc<OwnedFd>>) -> Answer {
-    fd.map_or((KeeperReply::Unknown, None), |fd| {
-        (KeeperReply::Descriptor, Some(Arc::clone(fd)))
-    })
+    fd.map_or((KeeperReply::Unknown, None), |fd| (KeeperReply::Descriptor, Some(Arc::clone(fd))))
 }
 
 fn page<K: Ord, V>(map: &BTreeMap<K, V>, after: Option<K>) -> impl Iterator<Item = (&K, &V)> {
-    map.range((
-        after.map_or(Bound::Unbounded, Bound::Excluded),
-        Bound::Unbounded,
-    ))
-    .take(PAGE)
+    map.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)).take(PAGE)
 }
 
 impl Shelf {
@@ -85,23 +74,15 @@ impl Shelf {
             (KeeperRequest::PutVolume { .. } | KeeperRequest::PutContent { .. }, _)
             | (_, Some(_)) => return refused("a put takes one descriptor, all else none"),
             (KeeperRequest::ListVolumes { after }, None) => {
-                let records = page(&self.volumes, after)
-                    .map(|(_, v)| v.record.clone())
-                    .collect();
+                let records = page(&self.volumes, after).map(|(_, v)| v.record.clone()).collect();
                 return (KeeperReply::Volumes { records }, None);
             }
             (KeeperRequest::ListContents { after }, None) => {
-                let keys = page(&self.contents, after)
-                    .map(|(key, _)| key.clone())
-                    .collect();
+                let keys = page(&self.contents, after).map(|(key, _)| key.clone()).collect();
                 return (KeeperReply::Contents { keys }, None);
             }
             (KeeperRequest::GetVolume { volume, descriptor }, None) => {
-                return found(
-                    self.volumes
-                        .get(&volume)
-                        .and_then(|v| v.fds.get(&descriptor)),
-                );
+                return found(self.volumes.get(&volume).and_then(|v| v.fds.get(&descriptor)));
             }
             (KeeperRequest::GetContent { key }, None) => return found(self.contents.get(&key)),
             (KeeperRequest::RemoveVolume { volume }, None) => drop(self.volumes.remove(&volume)),
@@ -114,14 +95,8 @@ impl Shelf {
         if self.volumes.len() >= VOLUME_LIMIT && !self.volumes.contains_key(&record.volume) {
             return refused("there are as many volumes as the keeper takes");
         }
-        let fresh = || Volume {
-            record: record.clone(),
-            fds: HashMap::new(),
-        };
-        let volume = self
-            .volumes
-            .entry(record.volume.clone())
-            .or_insert_with(fresh);
+        let fresh = || Volume { record: record.clone(), fds: HashMap::new() };
+        let volume = self.volumes.entry(record.volume.clone()).or_insert_with(fresh);
         volume.fds.insert(which, fd);
         volume.record = record;
         (KeeperReply::Done, None)
@@ -150,9 +125,7 @@ mod tests {
 
     use super::*;
 
-    const SEALED: SealFlags = SealFlags::WRITE
-        .union(SealFlags::GROW)
-        .union(SealFlags::SHRINK);
+    const SEALED: SealFlags = SealFlags::WRITE.union(SealFlags::GROW).union(SealFlags::SHRINK);
 
     fn memfd(size: u64, seals: SealFlags) -> OwnedFd {
         let fd = memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
@@ -179,17 +152,11 @@ mod tests {
     }
 
     fn put(number: usize, descriptor: Descriptor) -> KeeperRequest {
-        KeeperRequest::PutVolume {
-            record: record(id(number)),
-            descriptor,
-        }
+        KeeperRequest::PutVolume { record: record(id(number)), descriptor }
     }
 
     fn get(number: usize, descriptor: Descriptor) -> KeeperRequest {
-        KeeperRequest::GetVolume {
-            volume: id(number),
-            descriptor,
-        }
+        KeeperRequest::GetVolume { volume: id(number), descriptor }
     }
 
     fn is_refused(answer: &Answer) -> bool {
@@ -215,11 +182,7 @@ mod tests {
                 assert_eq!(role.may(&request), may, "{role:?} {request:?}");
                 if !may {
                     let fds = vec![memfd(1, SEALED)];
-                    assert!(is_refused(&Shelf::default().answer(
-                        role,
-                        request.clone(),
-                        fds
-                    )));
+                    assert!(is_refused(&Shelf::default().answer(role, request.clone(), fds)));
                 }
             }
         }
@@ -229,19 +192,14 @@ mod tests {
     fn a_volume_comes_back_with_both_descriptors_until_it_is_removed() {
         let mut shelf = Shelf::default();
         for descriptor in [Descriptor::Fuse, Descriptor::Mount] {
-            let reply = shelf
-                .answer(Role::Csi, put(1, descriptor), vec![any_fd()])
-                .0;
+            let reply = shelf.answer(Role::Csi, put(1, descriptor), vec![any_fd()]).0;
             assert_eq!(reply, KeeperReply::Done);
             let (reply, fd) = shelf.answer(Role::Csi, get(1, descriptor), vec![]);
             assert!(reply == KeeperReply::Descriptor && fd.is_some());
         }
         let remove = KeeperRequest::RemoveVolume { volume: id(1) };
         for _twice in 0..2 {
-            assert_eq!(
-                shelf.answer(Role::Csi, remove.clone(), vec![]).0,
-                KeeperReply::Done
-            );
+            assert_eq!(shelf.answer(Role::Csi, remove.clone(), vec![]).0, KeeperReply::Done);
         }
         let (reply, fd) = shelf.answer(Role::Csi, get(1, Descriptor::Fuse), vec![]);
         assert!(reply == KeeperReply::Unknown && fd.is_none());
@@ -255,9 +213,9 @@ mod tests {
         }
         let (mut after, mut sizes) = (None, Vec::new());
         loop {
-            let list = KeeperRequest::ListVolumes { after };
+            let request = KeeperRequest::ListVolumes { after };
             let (KeeperReply::Volumes { records }, None) =
-                shelf.answer(Role::NodeAgent, list, vec![])
+                shelf.answer(Role::NodeAgent, request, vec![])
             else {
                 panic!("no list")
             };
@@ -274,11 +232,7 @@ mod tests {
     fn a_put_takes_exactly_one_descriptor_and_other_requests_none() {
         let mut shelf = Shelf::default();
         for fds in [vec![], vec![any_fd(), any_fd()]] {
-            assert!(is_refused(&shelf.answer(
-                Role::Csi,
-                put(1, Descriptor::Fuse),
-                fds
-            )));
+            assert!(is_refused(&shelf.answer(Role::Csi, put(1, Descriptor::Fuse), fds)));
         }
         let list = KeeperRequest::ListVolumes { after: None };
         assert!(is_refused(&shelf.answer(Role::Csi, list, vec![any_fd()])));
@@ -297,22 +251,12 @@ mod tests {
         ];
         let put = KeeperRequest::PutContent { key: key(1) };
         for fd in bad {
-            assert!(is_refused(&shelf.answer(
-                Role::NodeAgent,
-                put.clone(),
-                vec![fd]
-            )));
+            assert!(is_refused(&shelf.answer(Role::NodeAgent, put.clone(), vec![fd])));
         }
         let good = vec![memfd(limit, SEALED)];
-        assert_eq!(
-            shelf.answer(Role::NodeAgent, put, good).0,
-            KeeperReply::Done
-        );
-        let (reply, fd) = shelf.answer(
-            Role::NodeAgent,
-            KeeperRequest::GetContent { key: key(1) },
-            vec![],
-        );
+        assert_eq!(shelf.answer(Role::NodeAgent, put, good).0, KeeperReply::Done);
+        let (reply, fd) =
+            shelf.answer(Role::NodeAgent, KeeperRequest::GetContent { key: key(1) }, vec![]);
         assert!(reply == KeeperReply::Descriptor && fd.is_some());
     }
 
@@ -330,12 +274,7 @@ mod tests {
         for number in 0..CONTENT_LIMIT {
             shelf.contents.insert(key(number), Arc::clone(&fd));
         }
-        assert!(is_refused(
-            &shelf.put_content(key(CONTENT_LIMIT), memfd(1, SEALED))
-        ));
-        assert_eq!(
-            shelf.put_content(key(0), memfd(1, SEALED)).0,
-            KeeperReply::Done
-        );
+        assert!(is_refused(&shelf.put_content(key(CONTENT_LIMIT), memfd(1, SEALED))));
+        assert_eq!(shelf.put_content(key(0), memfd(1, SEALED)).0, KeeperReply::Done);
     }
 }

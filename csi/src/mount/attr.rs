@@ -11,12 +11,7 @@ use nix::{errno::Errno, libc};
 #[expect(unsafe_code, reason = "neither rustix nor nix wraps mount_setattr")]
 pub(super) fn clear_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
     let (attr_set, attr_clr, propagation, userns_fd) = (0, libc::MOUNT_ATTR_RDONLY, 0, 0);
-    let change = libc::mount_attr {
-        attr_set,
-        attr_clr,
-        propagation,
-        userns_fd,
-    };
+    let change = libc::mount_attr { attr_set, attr_clr, propagation, userns_fd };
     let (fd, size) = (mount.as_raw_fd(), size_of::<libc::mount_attr>());
     // SAFETY: the descriptor is open for the call's length, the path is a C string, and the kernel
     // reads exactly `size` bytes of a struct that lives on this stack.

@@ -44,19 +44,15 @@ fn folder(at: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> Result<Owne
     openat2(at, path, flags, Mode::empty(), resolve)
 }
 
-const INSIDE: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS);
+const INSIDE: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 impl Kubelet {
     /// Opens the folder.
     pub fn open(path: &Path) -> Result<Self, MountError> {
         let path = fs::canonicalize(path).map_err(step("find the kubelet's folder"))?;
         let opened = folder(CWD, &path, ResolveFlags::NO_SYMLINKS);
-        Ok(Self {
-            folder: opened.map_err(step("open the kubelet's folder"))?,
-            path,
-        })
+        Ok(Self { folder: opened.map_err(step("open the kubelet's folder"))?, path })
     }
 
     /// Looks at a target without asking any server.
@@ -74,20 +70,14 @@ impl Kubelet {
     /// Attaches a detached mount at a free target, making its last folder where that is missing;
     /// returns the private read-write clone.
     pub fn attach(&self, target: &Target, mount: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
-        let parent = self
-            .parent(target)
-            .map_err(step("open the folder of the target"))?;
+        let parent = self.parent(target).map_err(step("open the folder of the target"))?;
         match mkdirat(&parent, LEAF, Mode::from_raw_mode(0o750)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(step("make the target folder")(e)),
         }
         // not across a mount: what has come there since the caller looked is refused (EXDEV)
-        let leaf = folder(
-            parent.as_fd(),
-            LEAF.as_ref(),
-            INSIDE | ResolveFlags::NO_XDEV,
-        )
-        .map_err(step("open the target folder"))?;
+        let leaf = folder(parent.as_fd(), LEAF.as_ref(), INSIDE | ResolveFlags::NO_XDEV)
+            .map_err(step("open the target folder"))?;
         let by_descriptor =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(mount, "", &leaf, "", by_descriptor)
@@ -97,9 +87,7 @@ impl Kubelet {
 
     /// The private read-write clone of the mount at the target, for a csi that has lost it.
     pub fn writable(&self, target: &Target) -> Result<OwnedFd, MountError> {
-        let parent = self
-            .parent(target)
-            .map_err(step("open the folder of the target"))?;
+        let parent = self.parent(target).map_err(step("open the folder of the target"))?;
         let attached = folder(parent.as_fd(), LEAF.as_ref(), INSIDE);
         writable_clone(attached.map_err(step("open the target"))?.as_fd())
     }

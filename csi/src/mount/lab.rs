@@ -24,11 +24,7 @@ pub(crate) fn in_private_namespace<T: Send>(test: impl FnOnce(&Path) -> T + Send
     fs::create_dir_all(dir.path().join("pods/1/volumes/kubernetes.io~csi/v")).unwrap();
     let inside = || {
         unshare(CloneFlags::CLONE_NEWNS).expect("mount tests run as root, or in a user namespace");
-        mount_change(
-            "/",
-            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-        )
-        .unwrap();
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
         test(dir.path())
     };
     let ended = thread::scope(|scope| scope.spawn(inside).join());
@@ -160,9 +156,7 @@ fn serve(mut device: &File, tree: &Mutex<Tree>) {
 }
 
 fn words(body: &[u8]) -> Vec<String> {
-    body.split(|b| *b == 0)
-        .map(|w| String::from_utf8(w.to_vec()).unwrap())
-        .collect()
+    body.split(|b| *b == 0).map(|w| String::from_utf8(w.to_vec()).unwrap()).collect()
 }
 
 impl Tree {

@@ -36,10 +36,7 @@ pub struct MountError {
 }
 
 fn step<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> MountError {
-    move |source| MountError {
-        step,
-        source: source.into(),
-    }
+    move |source| MountError { step, source: source.into() }
 }
 
 /// A FUSE superblock that nobody sees yet. It dies with its descriptors.
@@ -101,10 +98,7 @@ pub fn is_dead(fuse: BorrowedFd<'_>) -> bool {
     let mut asked = [PollFd::new(fuse, PollFlags::empty())];
     let polled = poll(&mut asked, PollTimeout::ZERO).is_ok();
     let [fuse] = asked;
-    polled
-        && fuse
-            .revents()
-            .is_some_and(|events| events.contains(PollFlags::POLLERR))
+    polled && fuse.revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
 }
 
 #[cfg(test)]

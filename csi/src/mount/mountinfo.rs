@@ -22,13 +22,8 @@ pub fn parse(text: &[u8]) -> impl Iterator<Item = Mount> {
 
 /// The mount that is seen at `point`, if any is there: of several on one another the last.
 pub fn topmost(text: &[u8], point: &Path) -> Option<Mount> {
-    let here: Vec<Mount> = parse(text)
-        .filter(|m| m.point == point.as_os_str())
-        .collect();
-    let is_covered = |mount: &Mount| {
-        here.iter()
-            .any(|m| m.parent == mount.id && m.id != mount.id)
-    };
+    let here: Vec<Mount> = parse(text).filter(|m| m.point == point.as_os_str()).collect();
+    let is_covered = |mount: &Mount| here.iter().any(|m| m.parent == mount.id && m.id != mount.id);
     here.iter().rev().find(|m| !is_covered(m)).cloned()
 }
 
@@ -40,12 +35,7 @@ fn line(line: &[u8]) -> Option<Mount> {
     // mount options and any number of optional fields end with a lone dash
     let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
     let kind = String::from_utf8(unescape(kind)).ok()?;
-    Some(Mount {
-        id,
-        parent,
-        point,
-        kind,
-    })
+    Some(Mount { id, parent, point, kind })
 }
 
 /// The kernel writes space, tab, newline, backslash and some more as `\` and three octal digits.
@@ -53,14 +43,7 @@ fn unescape(mut rest: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(rest.len());
     while let [first, tail @ ..] = rest {
         let (mut byte, mut after) = (*first, tail);
-        if let [
-            b'\\',
-            a @ b'0'..=b'3',
-            b @ b'0'..=b'7',
-            c @ b'0'..=b'7',
-            escaped @ ..,
-        ] = rest
-        {
+        if let [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', escaped @ ..] = rest {
             byte = (a - b'0') << 6 | (b - b'0') << 3 | (c - b'0');
             after = escaped;
         }
@@ -106,10 +89,7 @@ this is no mount
     #[test]
     fn the_kernels_own_text_is_understood() {
         let text = std::fs::read("/proc/self/mountinfo").unwrap();
-        let lines = text
-            .split(|b| *b == b'\n')
-            .filter(|line| !line.is_empty())
-            .count();
+        let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty()).count();
         assert_eq!(parse(&text).count(), lines);
         assert!(topmost(&text, Path::new("/")).is_some());
     }

@@ -100,14 +100,8 @@ impl Volumes {
             return Err(Trouble::Dead);
         }
         match self.state_of(&volume).await? {
-            AgentReply::State {
-                serving: Serving::Yes,
-                ..
-            } => {}
-            AgentReply::State {
-                serving: Serving::No,
-                ..
-            } => {
+            AgentReply::State { serving: Serving::Yes, .. } => {}
+            AgentReply::State { serving: Serving::No, .. } => {
                 let fuse = fuse.ok_or(Trouble::Dead)?;
                 self.served(&AgentRequest::Resume { record }, fuse).await?;
                 tracing::info!(%volume, "resumed");
@@ -115,9 +109,7 @@ impl Volumes {
             _ => return Err(AskError::Unexpected(self.agent.name).into()),
         }
         if held.writable.is_none() {
-            let writable = self
-                .at(&held.record.target.parse()?, Kubelet::writable)
-                .await?;
+            let writable = self.at(&held.record.target.parse()?, Kubelet::writable).await?;
             self.set_writable(&volume, writable);
             self.settle_later(&volume).await;
         }
@@ -125,19 +117,14 @@ impl Volumes {
     }
 
     pub(crate) async fn state_of(&self, volume: &VolumeId) -> Result<AgentReply, AskError> {
-        let asked = AgentRequest::State {
-            volume: volume.clone(),
-        };
+        let asked = AgentRequest::State { volume: volume.clone() };
         self.agent.ask_agent(&asked, None, Duration::ZERO).await
     }
 
     async fn gate(&self, record: &VolumeRecord, end: Instant) -> Result<(), Trouble> {
         let hold = end.saturating_duration_since(Instant::now());
         let hold_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
-        let attach = AgentRequest::Attach {
-            record: record.clone(),
-            hold_ms,
-        };
+        let attach = AgentRequest::Attach { record: record.clone(), hold_ms };
         match self.agent.ask_agent(&attach, None, hold).await {
             Ok(AgentReply::Ready) => Ok(()),
             Ok(AgentReply::Waiting { reason } | AgentReply::Withdrawn { reason }) => {
@@ -154,33 +141,20 @@ impl Volumes {
     async fn set_up(&self, record: &VolumeRecord, target: &Target) -> Result<(), Trouble> {
         let volume = &record.volume;
         let Detached { fuse, mount } = self.at(target, |_, _| mount::superblock()).await?;
-        self.served(
-            &AgentRequest::Serve {
-                volume: volume.clone(),
-            },
-            &fuse,
-        )
-        .await?;
+        self.served(&AgentRequest::Serve { volume: volume.clone() }, &fuse).await?;
         self.hold_on(Held::new(record.clone(), Some(fuse)));
         self.settle(volume).await?;
-        let writable = self
-            .at(target, move |k, target| k.attach(target, mount.as_fd()))
-            .await?;
+        let writable = self.at(target, move |k, target| k.attach(target, mount.as_fd())).await?;
         self.set_writable(volume, writable);
         self.settle(volume).await?;
         // a node-agent that died meanwhile has a successor that does not know the volume
-        self.serve_on(&self.held(volume).ok_or(Trouble::Cancelled)?)
-            .await?;
+        self.serve_on(&self.held(volume).ok_or(Trouble::Cancelled)?).await?;
         tracing::info!(%volume, namespace = %record.pod.namespace, pod = %record.pod.name, "up");
         Ok(())
     }
 
     async fn served(&self, request: &AgentRequest, fuse: &OwnedFd) -> Result<(), Trouble> {
-        match self
-            .agent
-            .ask_agent(request, Some(fuse), Duration::ZERO)
-            .await?
-        {
+        match self.agent.ask_agent(request, Some(fuse), Duration::ZERO).await? {
             AgentReply::Served => Ok(()),
             _ => Err(AskError::Unexpected(self.agent.name).into()),
         }

@@ -72,12 +72,7 @@ pub(crate) struct Held {
 impl Held {
     fn new(record: VolumeRecord, fuse: Option<OwnedFd>) -> Self {
         let (fuse, writable, swapping) = (fuse.map(Arc::new), None, Arc::default());
-        Self {
-            record,
-            fuse,
-            writable,
-            swapping,
-        }
+        Self { record, fuse, writable, swapping }
     }
 }
 
@@ -123,15 +118,7 @@ impl Volumes {
         stop: CancellationToken,
     ) -> Arc<Self> {
         let (kubelet, tasks, state) = (Arc::new(kubelet), TaskTracker::new(), State::default());
-        Arc::new(Self {
-            agent,
-            keeper,
-            kubelet,
-            hold,
-            stop,
-            tasks,
-            state,
-        })
+        Arc::new(Self { agent, keeper, kubelet, hold, stop, tasks, state })
     }
 
     /// Brings a volume up, or finds it up.
@@ -198,10 +185,7 @@ impl Volumes {
         let mut lanes = lock(&self.state.lanes);
         // nobody but this list
         lanes.retain(|_, lane| Arc::strong_count(&lane.turn) > 1);
-        let fresh = || Lane {
-            turn: Arc::default(),
-            cancel: self.stop.child_token(),
-        };
+        let fresh = || Lane { turn: Arc::default(), cancel: self.stop.child_token() };
         let lane = lanes.entry(volume.clone()).or_insert_with(fresh);
         if lane.cancel.is_cancelled() {
             lane.cancel = self.stop.child_token();

@@ -37,27 +37,14 @@ impl Volumes {
     async fn settle_in_turn(&self, volume: &VolumeId) -> Result<(), AskError> {
         let _turn = self.state.settling.lock().await;
         let keeper = self.keeper.dial().await?;
-        let Some(Held {
-            record,
-            fuse,
-            writable,
-            ..
-        }) = self.held(volume)
-        else {
-            let remove = KeeperRequest::RemoveVolume {
-                volume: volume.clone(),
-            };
+        let Some(Held { record, fuse, writable, .. }) = self.held(volume) else {
+            let remove = KeeperRequest::RemoveVolume { volume: volume.clone() };
             return self.keeper.tell_keeper(&keeper, &remove, None).await;
         };
         for (descriptor, fd) in [(Descriptor::Fuse, fuse), (Descriptor::Mount, writable)] {
             if fd.is_some() {
-                let put = KeeperRequest::PutVolume {
-                    record: record.clone(),
-                    descriptor,
-                };
-                self.keeper
-                    .tell_keeper(&keeper, &put, fd.as_deref())
-                    .await?;
+                let put = KeeperRequest::PutVolume { record: record.clone(), descriptor };
+                self.keeper.tell_keeper(&keeper, &put, fd.as_deref()).await?;
             }
         }
         Ok(())
@@ -79,18 +66,9 @@ impl Volumes {
         let keeper = self.keeper.dial().await?;
         for record in self.keeper.records(&keeper).await? {
             let volume = record.volume.clone();
-            let fuse = self
-                .keeper
-                .descriptor(&keeper, &volume, Descriptor::Fuse)
-                .await?;
-            let writable = self
-                .keeper
-                .descriptor(&keeper, &volume, Descriptor::Mount)
-                .await?;
-            let held = Held {
-                writable: writable.map(Arc::new),
-                ..Held::new(record, fuse)
-            };
+            let fuse = self.keeper.descriptor(&keeper, &volume, Descriptor::Fuse).await?;
+            let writable = self.keeper.descriptor(&keeper, &volume, Descriptor::Mount).await?;
+            let held = Held { writable: writable.map(Arc::new), ..Held::new(record, fuse) };
             if let Err(error) = self.readmit(held).await {
                 tracing::error!(%volume, error = chain(&error), "cannot be taken over in full");
             }

@@ -34,9 +34,7 @@ impl Volumes {
     async fn clear(&self, volume: &VolumeId, target: &Target) -> Result<(), Trouble> {
         let cleared = self.at(target, Kubelet::clear).await;
         lock(&self.state.held).remove(volume);
-        let detach = AgentRequest::Detach {
-            volume: volume.clone(),
-        };
+        let detach = AgentRequest::Detach { volume: volume.clone() };
         let detached = self.agent.ask_agent(&detach, None, Duration::ZERO);
         let ((), detached) = tokio::join!(self.settle_later(volume), detached);
         if let Err(error) = detached {

@@ -54,11 +54,7 @@ fn own() -> PeerRule {
 }
 
 fn door(name: &'static str, dir: &Path) -> Door {
-    Door {
-        name,
-        socket: dir.join(name),
-        rule: own(),
-    }
+    Door { name, socket: dir.join(name), rule: own() }
 }
 
 /// What the fake node-agent has been asked, and what it serves.
@@ -101,15 +97,7 @@ async fn run_agent(listener: Listener, agent: Arc<Mutex<Agent>>) {
                     let serves = lock(&agent).served.contains_key(&volume);
                     let serving = if serves { Serving::Yes } else { Serving::No };
                     let (condition, bytes, files) = (None, 10, 2);
-                    (
-                        "state",
-                        Some(AgentReply::State {
-                            serving,
-                            condition,
-                            bytes,
-                            files,
-                        }),
-                    )
+                    ("state", Some(AgentReply::State { serving, condition, bytes, files }))
                 }
                 AgentRequest::Duty => ("duty", Some(AgentReply::Done)),
             };
@@ -149,22 +137,14 @@ fn run_keeper(dir: &Path) -> JoinHandle<()> {
     tokio::spawn(async move { keeper::serve(listener, &args).await })
 }
 
-fn mk_volumes(dir: &Path) -> Arc<Volumes> {
+pub(crate) fn mk_volumes(dir: &Path) -> Arc<Volumes> {
     let kubelet = Kubelet::open(dir).unwrap();
     let doors = (door("node-agent", dir), door("keeper", dir));
-    Volumes::new(
-        doors,
-        kubelet,
-        Duration::from_secs(20),
-        CancellationToken::new(),
-    )
+    Volumes::new(doors, kubelet, Duration::from_secs(20), CancellationToken::new())
 }
 
 fn mk_bench(dir: &Path) -> Bench {
-    let agent = Arc::new(Mutex::new(Agent {
-        gate: Some(AgentReply::Ready),
-        ..Agent::default()
-    }));
+    let agent = Arc::new(Mutex::new(Agent { gate: Some(AgentReply::Ready), ..Agent::default() }));
     let listener = Listener::bind(&dir.join("node-agent")).unwrap();
     Bench {
         dir: dir.to_owned(),
@@ -177,10 +157,7 @@ fn mk_bench(dir: &Path) -> Bench {
 
 impl Bench {
     fn occupant(&self) -> Occupant {
-        self.volumes
-            .kubelet
-            .occupant(&mk_record(1).target.parse().unwrap())
-            .unwrap()
+        self.volumes.kubelet.occupant(&mk_record(1).target.parse().unwrap()).unwrap()
     }
 
     async fn publish(&self) -> Result<(), Trouble> {
@@ -189,9 +166,7 @@ impl Bench {
 
     async fn unpublish(&self) -> Result<(), Trouble> {
         let record = mk_record(1);
-        self.volumes
-            .unpublish(record.volume, record.target.parse().unwrap())
-            .await
+        self.volumes.unpublish(record.volume, record.target.parse().unwrap()).await
     }
 
     fn asked(&self) -> Vec<&'static str> {
@@ -203,10 +178,7 @@ impl Bench {
         let connection = keeper.dial().await.unwrap();
         let mut kept = Vec::new();
         for which in [Descriptor::Fuse, Descriptor::Mount] {
-            let fd = keeper
-                .descriptor(&connection, &mk_record(1).volume, which)
-                .await
-                .unwrap();
+            let fd = keeper.descriptor(&connection, &mk_record(1).volume, which).await.unwrap();
             kept.extend(fd.map(|_| which));
         }
         kept
@@ -215,10 +187,7 @@ impl Bench {
 
 fn story<F: Future<Output = ()>>(test: impl FnOnce(Bench) -> F + Send) {
     in_private_namespace(|dir| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { test(mk_bench(dir)).await });
         runtime.shutdown_timeout(Duration::from_secs(5));
     });
@@ -266,12 +235,8 @@ fn a_wait_ends_with_the_reason_and_leaves_nothing() {
     story(|bench| async move {
         let reason = "no secret named web in Safe yet: safe -w web -n shop -s -".to_owned();
         for gate in [
-            AgentReply::Waiting {
-                reason: reason.clone(),
-            },
-            AgentReply::Withdrawn {
-                reason: reason.clone(),
-            },
+            AgentReply::Waiting { reason: reason.clone() },
+            AgentReply::Withdrawn { reason: reason.clone() },
         ] {
             lock(&bench.agent).gate = Some(gate);
             assert_eq!(bench.publish().await.unwrap_err().to_string(), reason);
@@ -288,11 +253,7 @@ fn a_dropped_call_stops_no_publish_and_a_second_one_finds_its_result() {
         assert!(first.await.is_err(), "the first call is given up at once");
         bench.publish().await.unwrap();
         let asked = bench.asked();
-        assert_eq!(
-            asked.iter().filter(|a| **a == "attach").count(),
-            1,
-            "{asked:?}"
-        );
+        assert_eq!(asked.iter().filter(|a| **a == "attach").count(), 1, "{asked:?}");
     });
 }
 
@@ -304,10 +265,7 @@ fn an_unpublish_ends_the_wait_of_a_publish() {
         assert!(matches!(up, Err(Trouble::Cancelled)), "{up:?}");
         down.unwrap();
         lock(&bench.agent).gate = Some(AgentReply::Ready);
-        bench
-            .publish()
-            .await
-            .expect("a later publish is not cancelled");
+        bench.publish().await.expect("a later publish is not cancelled");
     });
 }
 
@@ -353,20 +311,10 @@ fn a_clone_that_the_keeper_lacks_is_made_again() {
     story(|bench| async move {
         bench.publish().await.unwrap();
         let volume = mk_record(1).volume;
-        lock(&bench.volumes.state.held)
-            .get_mut(&volume)
-            .unwrap()
-            .writable = None;
+        lock(&bench.volumes.state.held).get_mut(&volume).unwrap().writable = None;
         let keeper = bench.volumes.keeper.dial().await.unwrap();
-        let remove = KeeperRequest::RemoveVolume {
-            volume: volume.clone(),
-        };
-        bench
-            .volumes
-            .keeper
-            .tell_keeper(&keeper, &remove, None)
-            .await
-            .unwrap();
+        let remove = KeeperRequest::RemoveVolume { volume: volume.clone() };
+        bench.volumes.keeper.tell_keeper(&keeper, &remove, None).await.unwrap();
         bench.volumes.settle(&volume).await.unwrap();
         assert_eq!(bench.kept().await, [Descriptor::Fuse]);
         let successor = mk_volumes(&bench.dir);
@@ -387,9 +335,7 @@ fn a_keeper_that_lost_everything_gets_it_back() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), whole)
-            .await
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(10), whole).await.unwrap();
         settled.abort();
     });
 }
@@ -404,10 +350,7 @@ fn a_mount_of_ours_that_nobody_serves_is_replaced_and_a_foreign_one_is_not() {
         stranger.publish(mk_record(1)).await.unwrap();
         let asked = bench.asked();
         assert_eq!(asked, ["state", "detach", "attach", "serve", "state"]);
-        let other = VolumeRecord {
-            volume: "csi-other".parse().unwrap(),
-            ..mk_record(1)
-        };
+        let other = VolumeRecord { volume: "csi-other".parse().unwrap(), ..mk_record(1) };
         let error = stranger.publish(other).await.unwrap_err();
         assert!(matches!(error, Trouble::Occupied(_)), "{error}");
     });
@@ -426,11 +369,7 @@ fn an_order_swaps_and_a_server_that_hangs_hangs_one_thread_only() {
         lock(&bench.agent).orders = vec![order(1, "csi-1"), order(2, "csi-unknown")];
         let on_duty = tokio::spawn(duty::run(Arc::clone(&bench.volumes)));
         let mut replies = lock(&bench.agent).replies.subscribe();
-        let both = replies
-            .wait_for(|all| all.len() == 2)
-            .await
-            .unwrap()
-            .clone();
+        let both = replies.wait_for(|all| all.len() == 2).await.unwrap().clone();
         let outcome = |id| both.iter().find(|r| r.id == id).map(|r| r.outcome.clone());
         assert_eq!(outcome(1), Some(OrderOutcome::Swapped));
         assert_eq!(outcome(2), Some(OrderOutcome::UnknownVolume));
@@ -439,26 +378,15 @@ fn an_order_swaps_and_a_server_that_hangs_hangs_one_thread_only() {
         let held = bench.volumes.held(&mk_record(1).volume).unwrap();
         let silent = |opcode| {
             let agent = lock(&bench.agent);
-            agent
-                .served
-                .values()
-                .flatten()
-                .for_each(|server| server.be_silent_on(opcode));
+            agent.served.values().flatten().for_each(|server| server.be_silent_on(opcode));
         };
         silent(RENAME);
         let short = Duration::from_millis(50);
-        let late = duty::swap_within(short, held.clone(), &order(3, "csi-1"))
-            .await
-            .unwrap_err();
+        let late = duty::swap_within(short, held.clone(), &order(3, "csi-1")).await.unwrap_err();
         assert!(late.starts_with("no answer"), "{late}");
-        let refused = duty::swap_within(short, held.clone(), &order(4, "csi-1"))
-            .await
-            .unwrap_err();
+        let refused = duty::swap_within(short, held.clone(), &order(4, "csi-1")).await.unwrap_err();
         assert!(refused.starts_with("the swap before"), "{refused}");
-        bench
-            .unpublish()
-            .await
-            .expect("a hanging swap holds up no unpublish");
+        bench.unpublish().await.expect("a hanging swap holds up no unpublish");
         lock(&bench.agent).served.clear();
         let _free = held.swapping.lock().await;
     });
