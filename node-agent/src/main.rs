@@ -8,7 +8,7 @@ use vsecm_node_agent::{
     args::{Arguments, Command},
     privileges, supervisor,
 };
-use vsecm_node_agent_api::process::{harden, log_to_stderr};
+use vsecm_node_agent_api::process::{harden, log_to_stderr, raise_descriptor_limit};
 
 fn main() -> ExitCode {
     let ended = run();
@@ -29,6 +29,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Serve(settings) => {
             supervisor::obey()?;
             log_to_stderr();
+            raise_descriptor_limit()?;
             app::serve(&settings)?;
             Ok(ExitCode::SUCCESS)
         }

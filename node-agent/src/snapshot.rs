@@ -427,6 +427,10 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn document(revision: u64, text: &str) -> Snapshot {
+        document_of("default", revision, text)
+    }
+
+    pub(crate) fn document_of(namespace: &str, revision: u64, text: &str) -> Snapshot {
         let format = Format::Json;
         let content = Content::Document {
             position: Position {
@@ -438,7 +442,11 @@ pub(crate) mod tests {
             document: SecretValue::new(text.as_bytes().to_vec()).unwrap(),
         };
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + revision);
-        Snapshot::new(key(), content, time, revision).unwrap()
+        let key = SnapshotKey {
+            secret: SecretKey::parse(namespace, "billing").unwrap(),
+            ..key()
+        };
+        Snapshot::new(key, content, time, revision).unwrap()
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
     ffi::OsString,
     io,
     os::unix::process::CommandExt as _,
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -45,7 +46,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SupervisorError {
-    /// The server could not be started.
+    /// This program could not be found or started again.
     #[error("cannot start the server")]
     Start(#[source] io::Error),
     /// Signals could not be waited for.
@@ -66,13 +67,20 @@ pub fn supervise() -> Result<u8, SupervisorError> {
         .into_iter()
         .collect();
     signals.thread_block().map_err(SupervisorError::Wait)?;
+    // once: after the file was replaced the kernel would name one that is gone
+    let program = env::current_exe().map_err(SupervisorError::Start)?;
     let mut pause = Duration::ZERO;
     for restarts in 0_u64.. {
         let started = Instant::now();
-        let child = start()?;
-        info!(restarts, pid = child.as_raw(), "serving");
-        if let Some(code) = watch_over(child, &signals)? {
-            return Ok(code);
+        match start(&program) {
+            Ok(child) => {
+                info!(restarts, pid = child.as_raw(), "serving");
+                if let Some(code) = watch_over(child, &signals)? {
+                    return Ok(code);
+                }
+            }
+            // as long as this process lives there is hope, and somebody who logs
+            Err(failure) => error!(%failure, "the server cannot be started"),
         }
         pause = next_pause(pause, started.elapsed());
         thread::sleep(pause);
@@ -87,26 +95,24 @@ fn next_pause(last: Duration, life: Duration) -> Duration {
     (last * 2).clamp(PAUSE, LONGEST_PAUSE)
 }
 
-fn start() -> Result<Pid, SupervisorError> {
-    let child = command()
-        .map_err(SupervisorError::Start)?
+fn start(program: &Path) -> io::Result<Pid> {
+    let child = command(program)
         .env(SUPERVISOR, std::process::id().to_string())
-        .spawn()
-        .map_err(SupervisorError::Start)?;
-    let pid = i32::try_from(child.id()).map_err(|e| SupervisorError::Start(io::Error::other(e)))?;
+        .spawn()?;
+    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     // waited for by waitpid, with all orphans that the first process of a container inherits
     drop(child);
     Ok(Pid::from_raw(pid))
 }
 
-fn command() -> io::Result<Command> {
+fn command(program: &Path) -> Command {
     let flags: Vec<OsString> = env::args_os().skip(2).collect();
-    let mut command = Command::new(env::current_exe()?);
+    let mut command = Command::new(program);
     command
         .arg("serve")
         .args(flags)
         .env(THRESHOLD.0, THRESHOLD.1);
-    Ok(command)
+    command
 }
 
 /// Until the child is dead: `None` if it is to be started again, else this process's exit code.
@@ -170,7 +176,8 @@ pub fn obey() -> Result<(), SupervisorError> {
     }
     if env::var_os(THRESHOLD.0).is_none() {
         // glibc reads it before main
-        let error = command().map_err(SupervisorError::Start)?.exec();
+        let program = env::current_exe().map_err(SupervisorError::Start)?;
+        let error = command(&program).exec();
         return Err(SupervisorError::Start(error));
     }
     Ok(())

@@ -173,6 +173,27 @@ pub(crate) mod tests {
         }
     }
 
+    /// An identity of the pod, as SPIRE would issue it.
+    pub(crate) fn issued(pod: &PodRef, workload: &str) -> Issue {
+        let id = format!(
+            "spiffe://vsecm.com/workload/{workload}/ns/{}/sa/{}/n/{}",
+            pod.namespace, pod.service_account, pod.name
+        );
+        let mut params = rcgen::CertificateParams::default();
+        let uri = rcgen::string::Ia5String::try_from(id.clone()).unwrap();
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
+        params.is_ca = rcgen::IsCa::ExplicitNoCa;
+        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let svid = X509Svid::parse_from_der(certificate.der(), &key.serialize_der()).unwrap();
+        Issue::Issued(Arc::new(Identity {
+            key: chooser().key(pod, &id).unwrap(),
+            svid: Arc::new(svid),
+            expires: SystemTime::now() + std::time::Duration::from_hours(1),
+        }))
+    }
+
     pub(crate) fn chooser() -> Chooser {
         let id = |variable, text| IdPattern::parse(variable, text, "vsecm.com").unwrap();
         Chooser {

@@ -234,4 +234,6 @@ impl Serving {
 }
 
 #[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
 mod tests;

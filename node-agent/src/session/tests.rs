@@ -1,78 +1,22 @@
 //! With a real mount each, in a mount namespace of its own.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::Read as _,
-    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
-    path::{Path, PathBuf},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, unshare},
+use super::{
+    fixture::{Mount, apart},
+    *,
 };
-
-use super::*;
 use crate::{
     inode::Numbers,
     mirror::{Mirror, Origin, Swap, link_target},
     tree::tests::tree,
 };
-
-/// A mount that goes when it is dropped. The test's own thread has the namespace; threads that it
-/// starts later share it.
-struct Mount {
-    dir: tempfile::TempDir,
-}
-
-impl Mount {
-    /// A mount whose INIT waits in the descriptor that is returned.
-    fn new() -> (Self, OwnedFd) {
-        unshare(CloneFlags::CLONE_NEWNS).expect("these tests need root, or a user namespace");
-        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let fuse = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/fuse")
-            .expect("these tests need /dev/fuse");
-        let options = format!(
-            "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
-            fuse.as_raw_fd()
-        );
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(
-            Some("vsecm"),
-            dir.path(),
-            Some("fuse.vsecm"),
-            flags,
-            Some(options.as_str()),
-        )
-        .unwrap();
-        (Self { dir }, fuse.into())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap()
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        umount2(self.dir.path(), MntFlags::MNT_DETACH).ok();
-    }
-}
-
-/// Runs `test` on a thread of its own, as `unshare` is for ever.
-fn apart(test: impl FnOnce() + Send + 'static) {
-    thread::spawn(test).join().unwrap();
-}
 
 fn view(revision: u64, text: &str, origin: Origin) -> Arc<View> {
     let tree = Arc::new(tree(revision, text));
@@ -138,7 +82,7 @@ fn a_volume_looks_like_a_secret_volume() {
         assert_eq!(mount.text("user"), "admin");
         assert_eq!(mount.text("secrets.json"), "{\"user\":\"admin\"}");
         assert_eq!(
-            names(mount.dir.path()),
+            names(mount.root()),
             ["..7", "..data", "secrets.json", "user"]
         );
         assert_eq!(names(&mount.path("..data")), ["secrets.json", "user"]);
@@ -149,7 +93,7 @@ fn a_volume_looks_like_a_secret_volume() {
             (file.mode() & 0o7777, file.uid(), file.len()),
             (0o444, 0, 5)
         );
-        let root = fs::metadata(mount.dir.path()).unwrap();
+        let root = fs::metadata(mount.root()).unwrap();
         assert_eq!(root.mode() & 0o7777, 0o755);
         assert!(fs::metadata(mount.path("missing")).is_err());
     });
@@ -198,14 +142,14 @@ fn a_swap_shows_the_new_version_at_once_and_open_files_keep_theirs() {
         rotate(
             &view,
             &serving,
-            mount.dir.path(),
+            mount.root(),
             2,
             "{\"a\":\"new\",\"fresh\":2}",
         );
         assert_eq!(mount.text("a"), "new");
         assert_eq!(mount.text("fresh"), "2");
         assert_eq!(
-            names(mount.dir.path()),
+            names(mount.root()),
             ["..2", "..data", "a", "fresh", "secrets.json"]
         );
         let mut text = String::new();
@@ -226,7 +170,7 @@ fn a_thousand_keys_are_listed_and_read() {
         let (mount, fuse) = Mount::new();
         let view = view(1, &format!("{{{}}}", members.join(",")), Origin::Own);
         let (_serving, _end) = serve(&view, fuse, Start::Fresh).unwrap();
-        assert_eq!(names(mount.dir.path()).len(), 1003);
+        assert_eq!(names(mount.root()).len(), 1003);
         assert_eq!(names(&mount.path("..data")).len(), 1001);
         for n in 0..1000 {
             assert_eq!(mount.text(&format!("k{n}")), format!("v{n}"));
@@ -251,7 +195,7 @@ fn a_successor_goes_on_with_the_same_descriptor_and_inodes() {
         let (serving, _end) = serve(&view, kept, Start::Resumed).unwrap();
         assert_eq!(reader.join().unwrap().unwrap(), "one");
         assert_eq!(mount.text("b"), "two");
-        rotate(&view, &serving, mount.dir.path(), 2, "{\"a\":\"three\"}");
+        rotate(&view, &serving, mount.root(), 2, "{\"a\":\"three\"}");
         assert_eq!(mount.text("a"), "three");
         assert!(fs::metadata(mount.path("b")).is_err());
     });
@@ -309,7 +253,7 @@ fn no_reader_sees_a_torn_or_stale_version_during_a_thousand_rotations() {
             let hammers = ["a", "b", "a"].map(|name| scope.spawn(move || hammer(name)));
             for revision in 2..=ROTATIONS {
                 let text = document(revision);
-                rotate(&view, &serving, mount.dir.path(), revision, &text);
+                rotate(&view, &serving, mount.root(), revision, &text);
                 published.store(revision, Relaxed);
             }
             stop.store(true, Relaxed);

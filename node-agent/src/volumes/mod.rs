@@ -34,6 +34,8 @@ mod binding;
 mod owner;
 mod reason;
 mod shown;
+#[cfg(test)]
+mod tests;
 
 /// A volume whose content is not in memory can be resumed only once it is; csi asks again.
 const RESUME_WAIT: Duration = Duration::from_secs(10);

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Unpublish unmounts before it detaches: in between the session has ended rightly.
-const DETACH_WAIT: Duration = Duration::from_secs(10);
+const DETACH_WAIT: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 10_000 });
 
 /// How often versions that nobody reads any more are looked for.
 const PRUNE: Duration = Duration::from_secs(15);
@@ -105,7 +105,9 @@ pub(super) struct Owner {
     means: Arc<Means>,
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<Status>,
-    standing: watch::Receiver<Standing>,
+    news_of_identity: watch::Receiver<Standing>,
+    /// What was acted upon.
+    standing: Standing,
     member: Option<Member>,
     updates: Updates,
     shown: Option<Shown>,
@@ -130,10 +132,10 @@ impl Owner {
         binding: Option<&Binding>,
         commands: mpsc::Receiver<Command>,
     ) -> (Self, watch::Receiver<Status>) {
-        let standing = means.identities.follow(&record.pod);
         let mut owner = Self {
+            news_of_identity: means.identities.follow(&record.pod),
+            standing: Standing::default(),
             record,
-            standing,
             commands,
             status: watch::Sender::default(),
             member: None,
@@ -163,8 +165,12 @@ impl Owner {
         let mut arrivals = self.means.duty.arrivals();
         let mut prune = interval(PRUNE);
         prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.standing.mark_changed();
+        self.news_of_identity.mark_changed();
         loop {
+            // before all else: no update passes by a withdrawal
+            if self.news_of_identity.has_changed().unwrap_or(false) {
+                self.take_standing().await;
+            }
             self.swap_if_needed().await;
             self.tell();
             let next = tokio::select! {
@@ -172,7 +178,7 @@ impl Owner {
                     Some(command) => self.obey(command).await,
                     None => Next::End,
                 },
-                Ok(()) = self.standing.changed() => {
+                Ok(()) = self.news_of_identity.changed() => {
                     self.take_standing().await;
                     Next::Live
                 }
@@ -241,11 +247,11 @@ impl Owner {
     }
 
     fn tell(&self) {
-        let standing = self.standing.borrow().clone();
+        let standing = &self.standing;
         let feed = self.feed();
         let tree = self.shown.as_ref().and_then(Shown::tree);
         let status = Status {
-            gate: self.gate(&standing, feed.as_ref()),
+            gate: self.gate(standing, feed.as_ref()),
             has_content: self.desired().is_some(),
             serving: match self.shown {
                 Some(_) => IsServing::Yes,
@@ -253,7 +259,7 @@ impl Owner {
             },
             condition: reason::condition(
                 &self.record.pod,
-                &standing,
+                standing,
                 feed.as_ref(),
                 self.swap_trouble.as_deref(),
             ),
@@ -270,8 +276,8 @@ impl Owner {
     }
 
     async fn take_standing(&mut self) {
-        let issue = self.standing.borrow_and_update().issue.clone();
-        match issue {
+        self.standing = self.news_of_identity.borrow_and_update().clone();
+        match self.standing.issue.clone() {
             Issue::NotYet => {}
             Issue::Issued(identity) => self.issued(identity).await,
             Issue::Withdrawn => self.withdrawn().await,

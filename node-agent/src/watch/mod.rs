@@ -292,7 +292,7 @@ impl Watch {
     }
 
     /// Keeps `snapshot`, then shows it to all members.
-    async fn publish(&self, snapshot: Snapshot) {
+    pub(crate) async fn publish(&self, snapshot: Snapshot) {
         let snapshot = Arc::new(snapshot);
         if let Some(key) = content_key(&snapshot) {
             // before anyone sees it: a successor must never go back behind what was seen
