@@ -1,17 +1,13 @@
-//! The wiring of `vsecm-csi`, and what both binaries do at start.
+//! The wiring of `vsecm-csi`.
 
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::{
-    net::UnixListener,
-    signal::unix::{SignalKind, signal},
-    time::sleep,
-};
+use tokio::{net::UnixListener, time::sleep};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
-use vsecm_node_agent_api::client::Door;
+use vsecm_node_agent_api::{client::Door, process};
 
 use crate::{
     args::Args,
@@ -29,32 +25,32 @@ use crate::{
 /// After SIGTERM every wait ends at once; what is half-done takes some bounded calls to peers.
 const DRAIN: Duration = Duration::from_secs(20);
 
-/// Runs `vsecm-csi` until SIGTERM.
+/// Runs until SIGTERM.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let stop = stop_on_signal()?;
+    let terminated = process::terminated()?;
+    let stop = CancellationToken::new();
     let kubelet = Kubelet::open(args.kubelet_dir.as_ref())?;
     let agent =
         Door { name: "node-agent", socket: args.node_agent_socket, rule: args.node_agent_peer };
     let keeper = Door { name: "the keeper", socket: args.keeper_socket, rule: args.keeper_peer };
     let volumes = Volumes::new((agent, keeper), kubelet, args.hold, stop.clone());
-    tokio::select! {
-        () = volumes.recover() => {}
-        () = stop.cancelled() => return Ok(()),
-    }
-    let _settled = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&volumes).stay_settled()));
-    let _on_duty = AbortOnDropHandle::new(tokio::spawn(duty::run(Arc::clone(&volumes))));
-
-    let (kubelet, node) = (args.kubelet_dir, args.node_name);
-    let node = NodeService { volumes: Arc::clone(&volumes), kubelet, node };
-    let both = Server::builder()
-        .add_service(IdentityServer::new(IdentityService))
-        .add_service(NodeServer::new(node));
-    let endpoint = args.kubelet_endpoint.unwrap_or_else(|| args.endpoint.clone());
-    let registration =
-        Server::builder().add_service(RegistrationServer::new(RegistrationService { endpoint }));
-    let served = async {
+    let serving = async {
+        tokio::select! {
+            () = volumes.recover() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        let _settled = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&volumes).stay_settled()));
+        let _on_duty = AbortOnDropHandle::new(tokio::spawn(duty::run(Arc::clone(&volumes))));
+        let (kubelet, node) = (args.kubelet_dir, args.node_name);
+        let node = NodeService { volumes: Arc::clone(&volumes), kubelet, node };
+        let csi = Server::builder()
+            .add_service(IdentityServer::new(IdentityService))
+            .add_service(NodeServer::new(node));
+        let endpoint = args.kubelet_endpoint.unwrap_or_else(|| args.endpoint.clone());
+        let registration = RegistrationServer::new(RegistrationService { endpoint });
+        let registration = Server::builder().add_service(registration);
         // registration last: the kubelet calls the CSI socket the moment it sees the other
-        let csi = serve(both, Some(&args.endpoint), &stop)?;
+        let csi = serve(csi, Some(&args.endpoint), &stop)?;
         let registration = serve(registration, args.registration_socket.as_deref(), &stop)?;
         tracing::info!("serving");
         tokio::try_join!(csi, registration)?;
@@ -62,13 +58,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         volumes.tasks.wait().await;
         Ok(())
     };
-    let late = async {
-        stop.cancelled().await;
+    let drain = async {
+        terminated.await;
+        stop.cancel();
         sleep(DRAIN).await;
     };
     tokio::select! {
-        served = served => served,
-        () = late => anyhow::bail!("not everything came to its end {} s after SIGTERM", DRAIN.as_secs()),
+        served = serving => served,
+        () = drain => anyhow::bail!("not everything came to its end in time after SIGTERM"),
     }
 }
 
@@ -99,19 +96,4 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
-}
-
-/// A token that SIGTERM or SIGINT cancels.
-pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = CancellationToken::new();
-    let token = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => token.cancel(),
-            _ = interrupt.recv() => token.cancel(),
-        }
-    });
-    Ok(stop)
 }

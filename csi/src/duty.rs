@@ -8,7 +8,7 @@ use tokio::{
 };
 use vsecm_node_agent_api::{
     channel::{ChannelError, Connection},
-    client::{chain, pauses},
+    client::{FIRST_PAUSE, chain, persist},
     frame::{Order, OrderOutcome, OrderReply, sentence},
 };
 
@@ -27,21 +27,14 @@ const SWAP_PATIENCE: Duration = Duration::from_secs(5);
 /// Keeps a duty connection for ever.
 pub(crate) async fn run(volumes: Arc<Volumes>) {
     loop {
-        for pause in pauses() {
-            match volumes.agent.duty().await {
-                Ok(connection) => {
-                    tracing::info!("on duty for node-agent");
-                    let ended = tokio::select! {
-                        ended = obey(&volumes, Arc::new(connection)) => ended,
-                        never = look_after(&volumes) => never,
-                    };
-                    tracing::warn!(error = ended.err().map(|e| chain(&e)), "node-agent has gone");
-                    break;
-                }
-                Err(error) => tracing::debug!(error = chain(&error), "no duty"),
-            }
-            sleep(pause).await;
-        }
+        let duty = persist("node-agent has no duty for csi", || volumes.agent.duty()).await;
+        tracing::info!("on duty for node-agent");
+        let ended = tokio::select! {
+            ended = obey(&volumes, Arc::new(duty)) => ended,
+            never = look_after(&volumes) => never,
+        };
+        tracing::warn!(error = ended.err().map(|e| chain(&e)), "node-agent has gone");
+        sleep(FIRST_PAUSE).await;
     }
 }
 

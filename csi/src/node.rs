@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, async_trait};
 use vsecm_node_agent_api::{
-    client::chain,
-    frame::{AgentReply, Serving},
+    client::{VolumeState, chain},
+    frame::Serving,
 };
 
 use crate::{
@@ -75,9 +75,8 @@ impl Node for NodeService {
         let held = held.filter(|h| target.is_some_and(|t| t.to_string() == h.record.target));
         let held = held.ok_or_else(|| Status::not_found("no such volume is published there"))?;
         // the mount itself is never asked: statfs of a stalled server would hang the kubelet
-        let state = self.volumes.state_of(&held.record.volume).await;
-        let state = state.map_err(|error| not_now(&error.into()))?;
-        stats_of(state).map(Response::new)
+        let state = self.volumes.agent.state(&held.record.volume).await;
+        Ok(Response::new(stats_of(state.map_err(|error| not_now(&error.into()))?)))
     }
 
     async fn node_get_capabilities(
@@ -112,10 +111,8 @@ fn required(what: &str, text: &str) -> Result<(), Status> {
     if text.is_empty() { Err(Status::invalid_argument(sentence())) } else { Ok(()) }
 }
 
-fn stats_of(state: AgentReply) -> Result<v1::NodeGetVolumeStatsResponse, Status> {
-    let AgentReply::State { serving, condition, bytes, files } = state else {
-        return Err(Status::internal("node-agent gave an answer that does not fit"));
-    };
+fn stats_of(state: VolumeState) -> v1::NodeGetVolumeStatsResponse {
+    let VolumeState { serving, condition, bytes, files } = state;
     let usage = |unit: Unit, amount| {
         let used = i64::try_from(amount).unwrap_or(i64::MAX);
         VolumeUsage { available: 0, total: used, used, unit: unit.into() }
@@ -125,10 +122,10 @@ fn stats_of(state: AgentReply) -> Result<v1::NodeGetVolumeStatsResponse, Status>
         (Serving::Yes, Some(condition)) => (true, condition),
         (Serving::No, _) => (true, "the volume is not served at the moment".to_owned()),
     };
-    Ok(v1::NodeGetVolumeStatsResponse {
+    v1::NodeGetVolumeStatsResponse {
         usage: vec![usage(Unit::Bytes, bytes), usage(Unit::Inodes, files)],
         volume_condition: Some(v1::VolumeCondition { abnormal, message }),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -216,7 +213,7 @@ mod tests {
     fn stats_tell_what_an_operator_should_know() {
         let of = |serving, condition: Option<&str>| {
             let condition = condition.map(str::to_owned);
-            stats_of(AgentReply::State { serving, condition, bytes: 7, files: 2 }).unwrap()
+            stats_of(VolumeState { serving, condition, bytes: 7, files: 2 })
         };
         let stats = of(Serving::Yes, None);
         assert_eq!((stats.usage[0].total, stats.usage[1].used), (7, 2));

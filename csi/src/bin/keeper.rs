@@ -1,10 +1,7 @@
 //! The keeper of descriptors.
 
 use clap::Parser;
-use vsecm_csi::{
-    app,
-    keeper::{Args, serve},
-};
+use vsecm_csi::keeper::{Args, serve};
 use vsecm_node_agent_api::{channel::Listener, process};
 
 #[tokio::main(flavor = "current_thread")]
@@ -13,11 +10,11 @@ async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     process::log_to_stderr();
     process::raise_descriptor_limit()?;
-    let stop = app::stop_on_signal()?;
+    let terminated = process::terminated()?;
     let listener = Listener::bind(&args.socket)?;
     tokio::select! {
         () = serve(listener, &args) => {}
-        () = stop.cancelled() => std::fs::remove_file(&args.socket)?,
+        () = terminated => std::fs::remove_file(&args.socket)?,
     }
     Ok(())
 }

@@ -6,10 +6,7 @@ mod shelf;
 
 use std::path::PathBuf;
 
-use vsecm_node_agent_api::{
-    frame::{Descriptor, KeeperRequest},
-    peer::PeerRule,
-};
+use vsecm_node_agent_api::peer::PeerRule;
 
 pub use serve::serve;
 pub use shelf::{CONTENT_LIMIT, Shelf, VOLUME_LIMIT};
@@ -27,27 +24,4 @@ pub struct Args {
     /// Who node-agent is: uid:NUMBER or exe:NAME
     #[arg(long, env = "VSECM_NODE_AGENT_PEER")]
     pub node_agent_peer: PeerRule,
-}
-
-/// Who a peer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Everything about volumes.
-    Csi,
-    /// The list of volumes, their `/dev/fuse`, and everything about content.
-    NodeAgent,
-}
-
-impl Role {
-    /// Whether the role may ask this.
-    pub fn may(self, request: &KeeperRequest) -> bool {
-        match request {
-            KeeperRequest::ListVolumes { .. }
-            | KeeperRequest::GetVolume { descriptor: Descriptor::Fuse, .. } => true,
-            KeeperRequest::PutVolume { .. }
-            | KeeperRequest::GetVolume { .. }
-            | KeeperRequest::RemoveVolume { .. } => self == Self::Csi,
-            _content => self == Self::NodeAgent,
-        }
-    }
 }

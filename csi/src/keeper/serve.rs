@@ -10,10 +10,10 @@ use tokio::sync::Semaphore;
 use vsecm_node_agent_api::{
     channel::{ChannelError, Connection, Listener},
     client::chain,
-    frame::KeeperRequest,
+    frame::{KeeperRequest, Role},
 };
 
-use super::{Args, Role, Shelf};
+use super::{Args, Shelf};
 
 /// Connections of one peer at most: a peer gone wild takes neither memory nor the other's place.
 const CONNECTION_LIMIT: usize = 64;

@@ -10,11 +10,9 @@ use std::{
 
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
 use vsecm_node_agent_api::{
-    frame::{ContentKey, Descriptor, KeeperReply, KeeperRequest, PAGE},
+    frame::{ContentKey, Descriptor, KeeperReply, KeeperRequest, PAGE, Role},
     volume::{VolumeId, VolumeRecord},
 };
-
-use super::Role;
 
 /// Volumes at most. The kubelet's default is 110 pods on a node.
 pub const VOLUME_LIMIT: usize = 4096;

@@ -1,9 +1,6 @@
 //! Publish: from a record to a served mount at the target ([I3]).
 
-use std::{
-    os::fd::{AsFd, OwnedFd},
-    time::Duration,
-};
+use std::os::fd::{AsFd, OwnedFd};
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -99,14 +96,10 @@ impl Volumes {
         if fuse.is_some_and(|fuse| mount::is_dead(fuse.as_fd())) {
             return Err(Trouble::Dead);
         }
-        match self.state_of(&volume).await? {
-            AgentReply::State { serving: Serving::Yes, .. } => {}
-            AgentReply::State { serving: Serving::No, .. } => {
-                let fuse = fuse.ok_or(Trouble::Dead)?;
-                self.served(&AgentRequest::Resume { record }, fuse).await?;
-                tracing::info!(%volume, "resumed");
-            }
-            _ => return Err(AskError::Unexpected(self.agent.name).into()),
+        if self.agent.state(&volume).await?.serving == Serving::No {
+            let fuse = fuse.ok_or(Trouble::Dead)?;
+            self.agent.serve(&AgentRequest::Resume { record }, fuse).await?;
+            tracing::info!(%volume, "resumed");
         }
         if held.writable.is_none() {
             let writable = self.at(&held.record.target.parse()?, Kubelet::writable).await?;
@@ -116,16 +109,9 @@ impl Volumes {
         Ok(())
     }
 
-    pub(crate) async fn state_of(&self, volume: &VolumeId) -> Result<AgentReply, AskError> {
-        let asked = AgentRequest::State { volume: volume.clone() };
-        self.agent.ask_agent(&asked, None, Duration::ZERO).await
-    }
-
     async fn gate(&self, record: &VolumeRecord, end: Instant) -> Result<(), Trouble> {
         let hold = end.saturating_duration_since(Instant::now());
-        let hold_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
-        let attach = AgentRequest::Attach { record: record.clone(), hold_ms };
-        match self.agent.ask_agent(&attach, None, hold).await {
+        match self.agent.attach(record, hold).await {
             Ok(AgentReply::Ready) => Ok(()),
             Ok(AgentReply::Waiting { reason } | AgentReply::Withdrawn { reason }) => {
                 Err(Trouble::NotYet(reason))
@@ -141,7 +127,7 @@ impl Volumes {
     async fn set_up(&self, record: &VolumeRecord, target: &Target) -> Result<(), Trouble> {
         let volume = &record.volume;
         let Detached { fuse, mount } = self.at(target, |_, _| mount::superblock()).await?;
-        self.served(&AgentRequest::Serve { volume: volume.clone() }, &fuse).await?;
+        self.agent.serve(&AgentRequest::Serve { volume: volume.clone() }, &fuse).await?;
         self.hold_on(Held::new(record.clone(), Some(fuse)));
         self.settle(volume).await?;
         let writable = self.at(target, move |k, target| k.attach(target, mount.as_fd())).await?;
@@ -151,13 +137,6 @@ impl Volumes {
         self.serve_on(&self.held(volume).ok_or(Trouble::Cancelled)?).await?;
         tracing::info!(%volume, namespace = %record.pod.namespace, pod = %record.pod.name, "up");
         Ok(())
-    }
-
-    async fn served(&self, request: &AgentRequest, fuse: &OwnedFd) -> Result<(), Trouble> {
-        match self.agent.ask_agent(request, Some(fuse), Duration::ZERO).await? {
-            AgentReply::Served => Ok(()),
-            _ => Err(AskError::Unexpected(self.agent.name).into()),
-        }
     }
 
     pub(super) fn set_writable(&self, volume: &VolumeId, fd: OwnedFd) {

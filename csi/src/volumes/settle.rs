@@ -10,8 +10,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use tokio::time::{sleep, timeout};
 use vsecm_node_agent_api::{
     channel::Connection,
-    client::{AskError, PATIENCE, chain, pauses},
-    frame::{Descriptor, KeeperRequest},
+    client::{AskError, FIRST_PAUSE, PATIENCE, chain, persist},
+    frame::Descriptor,
     volume::VolumeId,
 };
 
@@ -38,13 +38,11 @@ impl Volumes {
         let _turn = self.state.settling.lock().await;
         let keeper = self.keeper.dial().await?;
         let Some(Held { record, fuse, writable, .. }) = self.held(volume) else {
-            let remove = KeeperRequest::RemoveVolume { volume: volume.clone() };
-            return self.keeper.tell_keeper(&keeper, &remove, None).await;
+            return self.keeper.remove_volume(&keeper, volume).await;
         };
-        for (descriptor, fd) in [(Descriptor::Fuse, fuse), (Descriptor::Mount, writable)] {
-            if fd.is_some() {
-                let put = KeeperRequest::PutVolume { record: record.clone(), descriptor };
-                self.keeper.tell_keeper(&keeper, &put, fd.as_deref()).await?;
+        for (which, fd) in [(Descriptor::Fuse, fuse), (Descriptor::Mount, writable)] {
+            if let Some(fd) = fd {
+                self.keeper.put_volume(&keeper, &record, which, &fd).await?;
             }
         }
         Ok(())
@@ -53,13 +51,7 @@ impl Volumes {
     /// Waits for the keeper and takes all volumes from it: csi can be killed at any moment and
     /// loses nothing ([I6]).
     pub(crate) async fn recover(&self) {
-        for pause in pauses() {
-            match self.recover_once().await {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(error = chain(&error), "waiting for the keeper"),
-            }
-            sleep(pause).await;
-        }
+        persist("waiting for the keeper", || self.recover_once()).await;
     }
 
     async fn recover_once(&self) -> Result<(), AskError> {
@@ -94,19 +86,12 @@ impl Volumes {
     /// Settles all volumes with every new keeper, and after every settle that failed; for ever.
     pub(crate) async fn stay_settled(self: Arc<Self>) {
         loop {
-            for pause in pauses() {
-                match self.reconcile().await {
-                    Ok(keeper) => {
-                        tokio::select! {
-                            () = keeper.closed() => tracing::warn!("the keeper has gone"),
-                            () = self.state.unsettled.notified() => {}
-                        }
-                        break;
-                    }
-                    Err(error) => tracing::debug!(error = chain(&error), "not settled yet"),
-                }
-                sleep(pause).await;
+            let keeper = persist("csi and keeper do not agree", || self.reconcile()).await;
+            tokio::select! {
+                () = keeper.closed() => tracing::warn!("the keeper has gone"),
+                () = self.state.unsettled.notified() => {}
             }
+            sleep(FIRST_PAUSE).await;
         }
     }
 

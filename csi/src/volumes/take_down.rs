@@ -1,8 +1,6 @@
 //! Unpublish, and what a failed publish leaves: back to nothing, whatever is there.
 
-use std::time::Duration;
-
-use vsecm_node_agent_api::{client::chain, frame::AgentRequest, volume::VolumeId};
+use vsecm_node_agent_api::{client::chain, volume::VolumeId};
 
 use super::{Trouble, Volumes, lock};
 use crate::{mount::Kubelet, target::Target};
@@ -34,9 +32,7 @@ impl Volumes {
     async fn clear(&self, volume: &VolumeId, target: &Target) -> Result<(), Trouble> {
         let cleared = self.at(target, Kubelet::clear).await;
         lock(&self.state.held).remove(volume);
-        let detach = AgentRequest::Detach { volume: volume.clone() };
-        let detached = self.agent.ask_agent(&detach, None, Duration::ZERO);
-        let ((), detached) = tokio::join!(self.settle_later(volume), detached);
+        let (detached, ()) = tokio::join!(self.agent.detach(volume), self.settle_later(volume));
         if let Err(error) = detached {
             // its successor learns of the volumes from the keeper, which has this one no more
             tracing::warn!(%volume, error = chain(&error), "node-agent is not told");

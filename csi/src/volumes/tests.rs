@@ -10,10 +10,7 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle};
 use vsecm_node_agent_api::{
     channel::Listener,
-    frame::{
-        AgentReply, AgentRequest, Descriptor, KeeperRequest, Order, OrderOutcome, OrderReply,
-        Serving,
-    },
+    frame::{AgentReply, AgentRequest, Descriptor, Order, OrderOutcome, OrderReply, Serving},
     peer::PeerRule,
     volume::{Gate, Layout, OnWithdraw, PodRef, VolumeOptions},
 };
@@ -313,8 +310,7 @@ fn a_clone_that_the_keeper_lacks_is_made_again() {
         let volume = mk_record(1).volume;
         lock(&bench.volumes.state.held).get_mut(&volume).unwrap().writable = None;
         let keeper = bench.volumes.keeper.dial().await.unwrap();
-        let remove = KeeperRequest::RemoveVolume { volume: volume.clone() };
-        bench.volumes.keeper.tell_keeper(&keeper, &remove, None).await.unwrap();
+        bench.volumes.keeper.remove_volume(&keeper, &volume).await.unwrap();
         bench.volumes.settle(&volume).await.unwrap();
         assert_eq!(bench.kept().await, [Descriptor::Fuse]);
         let successor = mk_volumes(&bench.dir);

@@ -9,17 +9,20 @@ use std::{
 };
 
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     channel::{ChannelError, Connection},
-    frame::{AgentReply, AgentRequest, Descriptor, KeeperReply, KeeperRequest, sentence},
+    frame::{AgentReply, AgentRequest, Descriptor, KeeperReply, KeeperRequest, Serving, sentence},
     peer::PeerRule,
     volume::{VolumeId, VolumeRecord},
 };
 
 /// Both answer from memory, in microseconds; one that takes this long is stopped or stuck.
 pub const PATIENCE: Duration = Duration::from_secs(4);
+
+/// The first pause before a peer is dialled again: a supervisor takes milliseconds.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Records that are read from a keeper at most; it takes fewer.
 const RECORD_LIMIT: usize = 8192;
@@ -40,6 +43,19 @@ pub enum AskError {
     /// It said something that is no answer to this request.
     #[error("{0} gave an answer that does not fit")]
     Unexpected(&'static str),
+}
+
+/// What node-agent knows of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeState {
+    /// Whether it answers the kernel for it.
+    pub serving: Serving,
+    /// What an operator should know, if anything.
+    pub condition: Option<String>,
+    /// Bytes of content shown.
+    pub bytes: u64,
+    /// Files shown.
+    pub files: u64,
 }
 
 /// The socket of a peer, and who must be there.
@@ -63,21 +79,66 @@ impl Door {
         self.within(PATIENCE, dialled).await
     }
 
-    /// Asks node-agent, on a connection of its own; `more` is how long the answer may take beyond
-    /// [`PATIENCE`].
+    /// Has node-agent get a volume's content into memory, for `hold` at most; it answers `Ready`,
+    /// `Waiting` or `Withdrawn`.
     ///
     /// # Errors
     /// Any [`AskError`].
-    pub async fn ask_agent(
+    pub async fn attach(
         &self,
-        request: &AgentRequest,
-        fuse: Option<&OwnedFd>,
-        more: Duration,
+        record: &VolumeRecord,
+        hold: Duration,
     ) -> Result<AgentReply, AskError> {
-        let agent = self.dial().await?;
-        match self.call(&agent, request, fuse, PATIENCE + more).await? {
-            (AgentReply::Refused { reason }, _) => Err(AskError::Refused(self.name, reason)),
-            (reply, _) => Ok(reply),
+        let hold_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
+        let record = record.clone();
+        let attach = AgentRequest::Attach { record, hold_ms };
+        self.ask_agent(&attach, None, PATIENCE + hold).await
+    }
+
+    /// Has node-agent serve a superblock: `Serve` or `Resume`.
+    ///
+    /// # Errors
+    /// Any [`AskError`].
+    pub async fn serve(&self, request: &AgentRequest, fuse: &OwnedFd) -> Result<(), AskError> {
+        match self.ask_agent(request, Some(fuse), PATIENCE).await? {
+            AgentReply::Served => Ok(()),
+            _ => Err(AskError::Unexpected(self.name)),
+        }
+    }
+
+    /// Has node-agent forget a volume.
+    ///
+    /// # Errors
+    /// Any [`AskError`].
+    pub async fn detach(&self, volume: &VolumeId) -> Result<(), AskError> {
+        let volume = volume.clone();
+        let detach = AgentRequest::Detach { volume };
+        match self.ask_agent(&detach, None, PATIENCE).await? {
+            AgentReply::Done => Ok(()),
+            _ => Err(AskError::Unexpected(self.name)),
+        }
+    }
+
+    /// What node-agent knows of a volume.
+    ///
+    /// # Errors
+    /// Any [`AskError`].
+    pub async fn state(&self, volume: &VolumeId) -> Result<VolumeState, AskError> {
+        let volume = volume.clone();
+        let state = AgentRequest::State { volume };
+        match self.ask_agent(&state, None, PATIENCE).await? {
+            AgentReply::State {
+                serving,
+                condition,
+                bytes,
+                files,
+            } => Ok(VolumeState {
+                serving,
+                condition,
+                bytes,
+                files,
+            }),
+            _ => Err(AskError::Unexpected(self.name)),
         }
     }
 
@@ -96,11 +157,50 @@ impl Door {
         }
     }
 
-    /// Asks the keeper for something that it does or refuses.
+    async fn ask_agent(
+        &self,
+        request: &AgentRequest,
+        fuse: Option<&OwnedFd>,
+        patience: Duration,
+    ) -> Result<AgentReply, AskError> {
+        let agent = self.dial().await?;
+        match self.call(&agent, request, fuse, patience).await? {
+            (AgentReply::Refused { reason }, _) => Err(AskError::Refused(self.name, reason)),
+            (reply, _) => Ok(reply),
+        }
+    }
+
+    /// Has the keeper keep a descriptor of a volume.
     ///
     /// # Errors
     /// Any [`AskError`].
-    pub async fn tell_keeper(
+    pub async fn put_volume(
+        &self,
+        keeper: &Connection,
+        record: &VolumeRecord,
+        descriptor: Descriptor,
+        fd: &OwnedFd,
+    ) -> Result<(), AskError> {
+        let record = record.clone();
+        let put = KeeperRequest::PutVolume { record, descriptor };
+        self.tell_keeper(keeper, &put, Some(fd)).await
+    }
+
+    /// Has the keeper forget a volume.
+    ///
+    /// # Errors
+    /// Any [`AskError`].
+    pub async fn remove_volume(
+        &self,
+        keeper: &Connection,
+        volume: &VolumeId,
+    ) -> Result<(), AskError> {
+        let volume = volume.clone();
+        let remove = KeeperRequest::RemoveVolume { volume };
+        self.tell_keeper(keeper, &remove, None).await
+    }
+
+    async fn tell_keeper(
         &self,
         keeper: &Connection,
         request: &KeeperRequest,
@@ -172,10 +272,32 @@ impl Door {
     }
 }
 
-/// Pauses before a peer is dialled again: 10 ms, doubled up to 1 s. A supervisor takes milliseconds.
+/// Tries until it succeeds, with [`pauses`]; the first failure is a warning, as `what`.
+pub async fn persist<T, E, F>(what: &'static str, mut attempt: impl FnMut() -> F) -> T
+where
+    E: Error + 'static,
+    F: Future<Output = Result<T, E>>,
+{
+    let mut pauses = pauses().enumerate();
+    loop {
+        let error = match attempt().await {
+            Ok(done) => return done,
+            Err(error) => error,
+        };
+        let (failures, pause) = pauses.next().unwrap_or_default();
+        if failures == 0 {
+            tracing::warn!(error = chain(&error), what);
+        } else {
+            tracing::debug!(error = chain(&error), what);
+        }
+        sleep(pause).await;
+    }
+}
+
+/// Pauses before a peer is dialled again: [`FIRST_PAUSE`], doubled up to 1 s.
 pub fn pauses() -> impl Iterator<Item = Duration> {
     let longest = Duration::from_secs(1);
-    iter::successors(Some(Duration::from_millis(10)), move |pause| {
+    iter::successors(Some(FIRST_PAUSE), move |pause| {
         Some((*pause * 2).min(longest))
     })
 }
@@ -204,6 +326,20 @@ mod tests {
         assert!(text.starts_with("node-agent cannot be reached: "), "{text}");
         assert!(text.contains("/nowhere/s"), "{text}");
         assert!(text.contains("No such file"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn what_fails_is_tried_until_it_succeeds() {
+        let mut failures = 3;
+        let attempt = || {
+            failures -= 1;
+            std::future::ready(if failures == 0 {
+                Ok(5)
+            } else {
+                Err(AskError::Late("x"))
+            })
+        };
+        assert_eq!(persist("not yet", attempt).await, 5);
     }
 
     #[test]

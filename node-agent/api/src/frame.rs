@@ -229,6 +229,35 @@ pub enum KeeperRequest {
     },
 }
 
+/// Who asks the keeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Everything about volumes.
+    Csi,
+    /// The list of volumes, their `/dev/fuse`, and everything about content.
+    NodeAgent,
+}
+
+impl Role {
+    /// Whether the role may ask this.
+    pub fn may(self, request: &KeeperRequest) -> bool {
+        match request {
+            KeeperRequest::ListVolumes { .. }
+            | KeeperRequest::GetVolume {
+                descriptor: Descriptor::Fuse,
+                ..
+            } => true,
+            KeeperRequest::PutVolume { .. }
+            | KeeperRequest::GetVolume { .. }
+            | KeeperRequest::RemoveVolume { .. } => self == Self::Csi,
+            KeeperRequest::PutContent { .. }
+            | KeeperRequest::ListContents { .. }
+            | KeeperRequest::GetContent { .. }
+            | KeeperRequest::RemoveContent { .. } => self == Self::NodeAgent,
+        }
+    }
+}
+
 /// The keeper answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -6,6 +6,7 @@ use nix::sys::{
     prctl,
     resource::{Resource, getrlimit, setrlimit},
 };
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Makes this process's memory unreadable to others and to core dumps ([I9]).
@@ -21,6 +22,18 @@ pub fn harden() -> io::Result<()> {
 pub fn raise_descriptor_limit() -> io::Result<()> {
     let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
+/// Resolves at the first SIGTERM or SIGINT after this call.
+pub fn terminated() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// Logs JSON lines to stderr; the level comes from `RUST_LOG`, else info.
