@@ -10,13 +10,14 @@ use std::{
     io,
     path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use fuser::{
-    Errno, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, FileType, Filesystem, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tracing::{debug, warn};
 
@@ -100,6 +101,16 @@ fn found(mirror: &Mirror, node: &Node<'_>, reply: ReplyEntry) {
     );
 }
 
+/// The rest of the protocol: refused, or not there (which the kernel remembers). Not left to
+/// fuser's defaults, as those write a log line per request.
+macro_rules! refuse {
+    ($($operation:ident($($argument:ty),*; $reply:ty): $errno:ident;)*) => {$(
+        fn $operation(&self, _request: &Request, $(_: $argument,)* reply: $reply) {
+            reply.error(Errno::$errno);
+        }
+    )*};
+}
+
 impl Filesystem for VolumeFilesystem {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let offered = config.capabilities();
@@ -145,14 +156,6 @@ impl Filesystem for VolumeFilesystem {
             Some(Node::Link(name)) => reply.data(link_target(name).as_bytes()),
             _ => reply.error(Errno::ESTALE),
         }
-    }
-
-    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.error(Errno::ENOSYS);
     }
 
     fn read(
@@ -265,175 +268,30 @@ impl Filesystem for VolumeFilesystem {
         });
     }
 
-    // The rest of the protocol: refused, or not there (which the kernel remembers). Not left to
-    // fuser's defaults, as those write a log line per request.
-
-    fn setattr(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
-        _size: Option<u64>,
-        _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
-        _ctime: Option<std::time::SystemTime>,
-        _handle: Option<FileHandle>,
-        _crtime: Option<std::time::SystemTime>,
-        _chgtime: Option<std::time::SystemTime>,
-        _bkuptime: Option<std::time::SystemTime>,
-        _flags: Option<fuser::BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn mknod(
-        &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _device: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn mkdir(
-        &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn link(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _parent: INodeNo,
-        _name: &OsStr,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn create(
-        &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _flags: i32,
-        reply: fuser::ReplyCreate,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn write(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _offset: u64,
-        _data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn flush(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn fsync(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _data_only: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn fsyncdir(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _data_only: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn getxattr(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _size: u32,
-        reply: fuser::ReplyXattr,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn listxattr(&self, _request: &Request, _ino: INodeNo, _size: u32, reply: fuser::ReplyXattr) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn access(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _mask: fuser::AccessFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn ioctl(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _flags: fuser::IoctlFlags,
-        _command: u32,
-        _input: &[u8],
-        _output_size: u32,
-        reply: fuser::ReplyIoctl,
-    ) {
-        reply.error(Errno::ENOTTY);
-    }
-
-    fn lseek(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _offset: i64,
-        _whence: i32,
-        reply: fuser::ReplyLseek,
-    ) {
-        reply.error(Errno::ENOSYS);
+    refuse! {
+        setattr(
+            INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<TimeOrNow>,
+            Option<TimeOrNow>, Option<SystemTime>, Option<FileHandle>, Option<SystemTime>,
+            Option<SystemTime>, Option<SystemTime>, Option<BsdFileFlags>; ReplyAttr
+        ): EROFS;
+        mknod(INodeNo, &OsStr, u32, u32, u32; ReplyEntry): EROFS;
+        mkdir(INodeNo, &OsStr, u32, u32; ReplyEntry): EROFS;
+        link(INodeNo, INodeNo, &OsStr; ReplyEntry): EROFS;
+        create(INodeNo, &OsStr, u32, u32, i32; ReplyCreate): EROFS;
+        write(
+            INodeNo, FileHandle, u64, &[u8], WriteFlags, OpenFlags, Option<LockOwner>; ReplyWrite
+        ): EROFS;
+        setxattr(INodeNo, &OsStr, &[u8], i32, u32; ReplyEmpty): EROFS;
+        removexattr(INodeNo, &OsStr; ReplyEmpty): EROFS;
+        open(INodeNo, OpenFlags; ReplyOpen): ENOSYS;
+        opendir(INodeNo, OpenFlags; ReplyOpen): ENOSYS;
+        flush(INodeNo, FileHandle, LockOwner; ReplyEmpty): ENOSYS;
+        fsync(INodeNo, FileHandle, bool; ReplyEmpty): ENOSYS;
+        fsyncdir(INodeNo, FileHandle, bool; ReplyEmpty): ENOSYS;
+        getxattr(INodeNo, &OsStr, u32; ReplyXattr): ENOSYS;
+        listxattr(INodeNo, u32; ReplyXattr): ENOSYS;
+        access(INodeNo, AccessFlags; ReplyEmpty): ENOSYS;
+        lseek(INodeNo, FileHandle, i64, i32; ReplyLseek): ENOSYS;
+        ioctl(INodeNo, FileHandle, IoctlFlags, u32, &[u8], u32; ReplyIoctl): ENOTTY;
     }
 }

@@ -7,23 +7,23 @@
 use std::{
     os::fd::OwnedFd,
     sync::{Arc, OnceLock},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use vsecm_node_agent_api::volume::{FileName, VersionDir};
+use vsecm_node_agent_api::volume::FileName;
 use vsecm_safe_api::{
     name::SecretKey,
-    position::{Digest, Lineage, Position, Revision},
+    position::{Lineage, Position, Revision},
     state::Format,
-    value::{SecretValue, VALUE_LIMIT},
+    value::SecretValue,
 };
 
-use crate::{
-    json,
-    memfd::{self, MemfdError},
-};
+pub use self::version::{VersionId, distinct_folder};
+use crate::{json, memfd::MemfdError};
+
+mod version;
+mod wire;
 
 /// What Safe decides on: never the pod part of a SPIFFE ID, so that pods of a node with an equal
 /// key share one watch and one copy.
@@ -33,45 +33,6 @@ pub struct SnapshotKey {
     pub trust_domain: String,
     /// Namespace and name.
     pub secret: SecretKey,
-}
-
-/// Tells versions apart, also those of different stores.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct VersionId([u8; 16]);
-
-impl VersionId {
-    /// The id of what is described by `parts`.
-    pub fn of(parts: &[&[u8]]) -> Self {
-        let mut hash = Sha256::new();
-        for part in parts {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        let mut id = [0; 16];
-        id.iter_mut()
-            .zip(hash.finalize())
-            .for_each(|(to, from)| *to = from);
-        Self(id)
-    }
-
-    /// The bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// As an inode generation.
-    pub fn generation(&self) -> u64 {
-        self.0
-            .iter()
-            .take(8)
-            .fold(0, |number, byte| number << 8 | u64::from(*byte))
-    }
-}
-
-impl std::fmt::Debug for VersionId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x}", self.generation())
-    }
 }
 
 /// Why there are no files any more. Only Safe says so ([I2]).
@@ -137,24 +98,6 @@ pub enum SnapshotError {
     Malformed(&'static str),
 }
 
-/// The first line of the memfd. It holds no secret.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    trust_domain: String,
-    namespace: String,
-    name: String,
-    sequence: u64,
-    nanoseconds: u64,
-    lineage: String,
-    revision: u64,
-    removal: Option<Removal>,
-    format: Option<String>,
-}
-
-/// Bytes of the header at most: names have bounds, the longest JSON is far below.
-const HEADER_LIMIT: usize = 8 * 1024;
-
 impl Snapshot {
     /// Keeps `content`, said at `time`. `sequence` orders the snapshots of a key: the highest is
     /// the newest, also across stores.
@@ -167,11 +110,7 @@ impl Snapshot {
         time: SystemTime,
         sequence: u64,
     ) -> Result<Self, SnapshotError> {
-        let header = Header::of(&key, &content, time, sequence);
-        let mut line = serde_json::to_vec(&header)
-            .map_err(|_json| SnapshotError::Malformed("its header cannot be written"))?;
-        line.push(b'\n');
-        let memfd = memfd::sealed(&[&line, content.document()])?;
+        let memfd = wire::write(&key, &content, time, sequence)?;
         Ok(Self {
             id: content.id(),
             key,
@@ -188,41 +127,18 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError`].
     pub fn load(memfd: Arc<OwnedFd>) -> Result<Self, SnapshotError> {
-        let (header, document) = read(&memfd)?;
-        let bad = SnapshotError::Malformed;
-        let secret = SecretKey::parse(&header.namespace, &header.name)
-            .map_err(|_name| bad("the key is not one"))?;
-        let lineage: Lineage = header
-            .lineage
-            .parse()
-            .map_err(|_lineage| bad("the lineage is not one"))?;
-        let revision = Revision(header.revision);
-        let content = match (header.removal, header.format.as_deref().map(parse_format)) {
-            (Some(removal), None) => Content::Removed {
-                removal,
-                lineage,
-                revision,
-            },
-            (None, Some(Some(format))) => Content::Document {
-                position: Position {
-                    lineage,
-                    revision,
-                    digest: Digest::of(format, &document),
-                },
-                format,
-                document: SecretValue::new(document).map_err(|_value| bad("no document"))?,
-            },
-            _ => return Err(bad("neither a document nor a removal")),
-        };
+        let wire::Read {
+            key,
+            content,
+            time,
+            sequence,
+        } = wire::read(&memfd)?;
         Ok(Self {
             id: content.id(),
-            key: SnapshotKey {
-                trust_domain: header.trust_domain,
-                secret,
-            },
+            key,
             content,
-            time: SystemTime::UNIX_EPOCH + Duration::from_nanos(header.nanoseconds),
-            sequence: header.sequence,
+            time,
+            sequence,
             entries: OnceLock::new(),
             memfd,
         })
@@ -355,68 +271,12 @@ impl Entries {
     }
 }
 
-/// A folder's name with a suffix that no other version has, for the rare case that two versions
-/// with the same revision are there at once (a store of another lineage, an expiry).
-pub fn distinct_folder(folder: &str, id: VersionId) -> Option<VersionDir> {
-    format!("{folder}-{:08x}", id.generation() >> 32)
-        .parse()
-        .ok()
-}
-
-impl Header {
-    fn of(key: &SnapshotKey, content: &Content, time: SystemTime, sequence: u64) -> Self {
-        let since = time
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let (removal, format) = match content {
-            Content::Document { format, .. } => (None, Some(format_name(*format).to_owned())),
-            Content::Removed { removal, .. } => (Some(*removal), None),
-        };
-        Self {
-            trust_domain: key.trust_domain.clone(),
-            namespace: key.secret.namespace.to_string(),
-            name: key.secret.name.to_string(),
-            sequence,
-            nanoseconds: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
-            lineage: content.lineage().to_string(),
-            revision: content.revision().0,
-            removal,
-            format,
-        }
-    }
-}
-
-fn format_name(format: Format) -> &'static str {
-    match format {
-        Format::Json => "json",
-        Format::Raw => "raw",
-        Format::Yaml => "yaml",
-    }
-}
-
-fn parse_format(name: &str) -> Option<Format> {
-    match name {
-        "json" => Some(Format::Json),
-        "raw" => Some(Format::Raw),
-        "yaml" => Some(Format::Yaml),
-        _ => None,
-    }
-}
-
-fn read(memfd: &OwnedFd) -> Result<(Header, Vec<u8>), SnapshotError> {
-    let bytes = memfd::contents(memfd, HEADER_LIMIT + VALUE_LIMIT)?;
-    let end = bytes
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .ok_or(SnapshotError::Malformed("it has no header"))?;
-    let (line, document) = bytes.split_at(end);
-    let header = serde_json::from_slice(line)
-        .map_err(|_json| SnapshotError::Malformed("its header is not understood"))?;
-    Ok((header, document.get(1..).unwrap_or_default().to_vec()))
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::time::Duration;
+
+    use vsecm_safe_api::position::Digest;
+
     use super::*;
 
     pub(crate) fn key() -> SnapshotKey {

@@ -7,12 +7,11 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info};
 use vsecm_node_agent_api::{
     frame::Serving as IsServing,
-    volume::{Gate as Gating, OnWithdraw, VolumeRecord},
+    volume::{Gate as Gating, VolumeRecord},
 };
-use vsecm_safe_api::client::chain;
 
 use super::{
     Means,
@@ -23,12 +22,15 @@ use super::{
 use crate::{
     backoff::Backoff,
     duty::DutyError,
-    identity::{Identity, Issue, Standing},
+    identity::{Issue, Standing},
     session::{End, Start},
-    snapshot::{Content, SnapshotKey},
+    snapshot::Content,
     tree::{Nothing, Source},
     watch::{Feed, Watch},
 };
+
+mod serving;
+mod standing;
 
 /// Unpublish unmounts before it detaches: in between the session has ended rightly.
 const DETACH_WAIT: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 10_000 });
@@ -269,83 +271,6 @@ impl Owner {
         self.status.send_replace(status);
     }
 
-    fn join(&mut self, key: &SnapshotKey, identity: Option<Arc<Identity>>) {
-        let watch = self.means.watches.join(&self.record.volume, key, identity);
-        let feed = watch.subscribe();
-        self.member = Some(Member { watch, feed });
-    }
-
-    async fn take_standing(&mut self) {
-        self.standing = self.news_of_identity.borrow_and_update().clone();
-        match self.standing.issue.clone() {
-            Issue::NotYet => {}
-            Issue::Issued(identity) => self.issued(identity).await,
-            Issue::Withdrawn => self.withdrawn().await,
-        }
-    }
-
-    async fn issued(&mut self, identity: Arc<Identity>) {
-        let had_access = matches!(self.updates, Updates::Flow);
-        let same_key = match &self.member {
-            Some(member) if *member.watch.key() == identity.key => {
-                let volume = &self.record.volume;
-                member
-                    .watch
-                    .set_identity(volume, Some(Arc::clone(&identity)));
-                true
-            }
-            Some(_) | None => false,
-        };
-        self.updates = Updates::Flow;
-        if same_key && had_access {
-            return;
-        }
-        if !same_key {
-            let before = self.member.take();
-            self.join(&identity.key, Some(Arc::clone(&identity)));
-            if let Some(before) = before {
-                warn!(volume = %self.record.volume, secret = %identity.key.secret, "the pod's identity now stands for another secret");
-                let volume = &self.record.volume;
-                self.means.watches.leave(volume, &before.watch).await;
-            }
-        }
-        self.bind(Access::Granted).await;
-    }
-
-    async fn withdrawn(&mut self) {
-        let Some(member) = &self.member else { return };
-        member.watch.set_identity(&self.record.volume, None);
-        let pod = &self.record.pod;
-        match self.record.options.on_withdraw {
-            OnWithdraw::Keep => {
-                warn!(volume = %self.record.volume, pod = %pod.name, namespace = %pod.namespace, "the pod's identity was withdrawn: its files stay, without updates");
-                if matches!(self.updates, Updates::Flow) {
-                    self.updates = Updates::Stopped(self.newest());
-                }
-            }
-            OnWithdraw::Revoke => {
-                warn!(volume = %self.record.volume, pod = %pod.name, namespace = %pod.namespace, "the pod's identity was withdrawn: its files go");
-                self.updates = Updates::Revoked;
-                self.bind(Access::Revoked).await;
-            }
-        }
-    }
-
-    /// Leaves word for a successor.
-    async fn bind(&self, access: Access) {
-        let Some(member) = &self.member else { return };
-        let binding = Binding {
-            volume: self.record.volume.clone(),
-            key: member.watch.key().clone(),
-            access,
-        };
-        if let (Some(key), Some(memfd)) = (binding_key(&binding.volume), binding.to_memfd()) {
-            self.means.keeper.deposit(key, memfd).await;
-        } else {
-            warn!(volume = %binding.volume, "no word can be left for a successor");
-        }
-    }
-
     async fn obey(&mut self, command: Command) -> Next {
         match command {
             Command::Serve {
@@ -367,132 +292,6 @@ impl Owner {
                 }
                 Next::End
             }
-        }
-    }
-
-    async fn serve(&mut self, descriptor: OwnedFd, start: Start) -> Result<(), String> {
-        match (&self.shown, start) {
-            (Some(_), Start::Resumed) => return Ok(()),
-            (Some(_), Start::Fresh) => {
-                return Err("the volume is served already: detach it first".to_owned());
-            }
-            (None, _) => {}
-        }
-        let source = self
-            .desired()
-            .ok_or("the volume has no content yet: attach it first")?;
-        let older = self.older_than(&source, start);
-        let shown = Shown::start(&self.record, source, older, descriptor, start)
-            .await
-            .map_err(|error| chain(&error))?;
-        info!(volume = %self.record.volume, pod = %self.record.pod.name, namespace = %self.record.pod.namespace, ?start, "serving");
-        self.shown = Some(shown);
-        self.detach_due = None;
-        self.settled().await;
-        Ok(())
-    }
-
-    /// Versions that a predecessor may have shown until its death.
-    fn older_than(&self, source: &Source, start: Start) -> Vec<Arc<crate::snapshot::Snapshot>> {
-        let (Source::Said(newest), Some(member), Start::Resumed) = (source, &self.member, start)
-        else {
-            return Vec::new();
-        };
-        let mut versions = member.watch.versions();
-        versions.retain(|version| version.sequence() < newest.sequence());
-        versions
-    }
-
-    /// Readers see what they are to see: older versions are not needed, and Safe hears of it.
-    async fn settled(&self) {
-        let (Some(member), Some(shown)) = (&self.member, &self.shown) else {
-            return;
-        };
-        let tree = shown.tree();
-        let Some(Source::Said(snapshot)) = tree.as_ref().map(|tree| tree.source()) else {
-            return;
-        };
-        if snapshot.key() != member.watch.key() {
-            return;
-        }
-        member.watch.shows(&self.record.volume, snapshot).await;
-        if let Some(position) = snapshot.position() {
-            let uid = self.record.pod.uid.as_str();
-            member.watch.acknowledge(position, uid);
-        }
-    }
-
-    async fn swap_if_needed(&mut self) {
-        if self.swapping.is_some() || self.swap_again > Instant::now() {
-            return;
-        }
-        let Some(source) = self.desired() else { return };
-        let Some(shown) = &mut self.shown else { return };
-        let Some(swap) = shown.prepare(&source).await else {
-            self.swap_trouble = None;
-            return;
-        };
-        let (duty, volume) = (Arc::clone(&self.means.duty), self.record.volume.clone());
-        let ordered = tokio::spawn(async move { duty.order(volume, swap).await });
-        self.swapping = Some((source, ordered));
-    }
-
-    async fn swapped(&mut self, outcome: (Source, Result<(), DutyError>)) {
-        let (source, outcome) = outcome;
-        let Some(shown) = &self.shown else { return };
-        let trouble = match outcome {
-            Ok(()) if shown.settle(&source).await => None,
-            Ok(()) => Some("csi reported a swap that did not happen".to_owned()),
-            Err(error) => Some(error.to_string()),
-        };
-        let Some(trouble) = trouble else {
-            self.swap_trouble = None;
-            self.backoff.reset();
-            self.settled().await;
-            return;
-        };
-        let pause = self.backoff.pause();
-        warn!(volume = %self.record.volume, trouble, ?pause, "a version is not published yet");
-        self.swap_trouble = Some(trouble);
-        self.swap_again = Instant::now() + pause;
-    }
-
-    async fn ended(&mut self, how: End) -> Next {
-        self.shown = None;
-        self.swapping = None;
-        match how {
-            End::Closed => {
-                info!(volume = %self.record.volume, "the kernel closed the volume's connection");
-                self.detach_due = Some(Instant::now() + DETACH_WAIT);
-            }
-            End::Broken(failure) => {
-                error!(volume = %self.record.volume, %failure, "the session broke");
-                self.end_process("a session broke").await;
-            }
-        }
-        Next::Live
-    }
-
-    /// The kernel closed the connection and csi did not detach: either csi died in the midst of
-    /// an unpublish, or the mount was taken away under us.
-    async fn not_detached(&mut self) -> Next {
-        self.detach_due = None;
-        let kept = self.means.keeper.descriptor(&self.record.volume).await;
-        if matches!(kept, Ok(None)) {
-            info!(volume = %self.record.volume, "the volume is gone");
-            self.forget().await;
-            return Next::End;
-        }
-        let reason = "a session ended while its volume is attached";
-        error!(volume = %self.record.volume, reason);
-        self.end_process(reason).await;
-        Next::Live
-    }
-
-    async fn end_process(&self, reason: &str) {
-        let reason = format!("volume {}: {reason}", self.record.volume);
-        if self.means.fatal.send(reason).await.is_err() {
-            debug!("the process ends already");
         }
     }
 

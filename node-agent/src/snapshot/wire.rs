@@ -1,0 +1,148 @@
+//! A snapshot as it lies in its memfd: a line of JSON, then the document.
+
+use std::{
+    os::fd::OwnedFd,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+use vsecm_safe_api::{
+    name::SecretKey,
+    position::{Digest, Lineage, Position, Revision},
+    state::Format,
+    value::{SecretValue, VALUE_LIMIT},
+};
+
+use super::{Content, Removal, SnapshotError, SnapshotKey};
+use crate::memfd;
+
+/// The first line of the memfd. It holds no secret.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    trust_domain: String,
+    namespace: String,
+    name: String,
+    sequence: u64,
+    nanoseconds: u64,
+    lineage: String,
+    revision: u64,
+    removal: Option<Removal>,
+    format: Option<String>,
+}
+
+/// Bytes of the header at most: names have bounds, the longest JSON is far below.
+const HEADER_LIMIT: usize = 8 * 1024;
+
+/// What a memfd says.
+pub(super) struct Read {
+    pub(super) key: SnapshotKey,
+    pub(super) content: Content,
+    pub(super) time: SystemTime,
+    pub(super) sequence: u64,
+}
+
+/// Writes a sealed memfd.
+pub(super) fn write(
+    key: &SnapshotKey,
+    content: &Content,
+    time: SystemTime,
+    sequence: u64,
+) -> Result<OwnedFd, SnapshotError> {
+    let header = Header::of(key, content, time, sequence);
+    let mut line = serde_json::to_vec(&header)
+        .map_err(|_json| SnapshotError::Malformed("its header cannot be written"))?;
+    line.push(b'\n');
+    Ok(memfd::sealed(&[&line, content.document()])?)
+}
+
+/// Reads a sealed memfd.
+pub(super) fn read(memfd: &OwnedFd) -> Result<Read, SnapshotError> {
+    let (header, document) = parts(memfd)?;
+    let bad = SnapshotError::Malformed;
+    let secret = SecretKey::parse(&header.namespace, &header.name)
+        .map_err(|_name| bad("the key is not one"))?;
+    let lineage: Lineage = header
+        .lineage
+        .parse()
+        .map_err(|_lineage| bad("the lineage is not one"))?;
+    let revision = Revision(header.revision);
+    let content = match (header.removal, header.format.as_deref().map(parse_format)) {
+        (Some(removal), None) => Content::Removed {
+            removal,
+            lineage,
+            revision,
+        },
+        (None, Some(Some(format))) => Content::Document {
+            position: Position {
+                lineage,
+                revision,
+                digest: Digest::of(format, &document),
+            },
+            format,
+            document: SecretValue::new(document).map_err(|_value| bad("no document"))?,
+        },
+        _ => return Err(bad("neither a document nor a removal")),
+    };
+    Ok(Read {
+        key: SnapshotKey {
+            trust_domain: header.trust_domain,
+            secret,
+        },
+        content,
+        time: SystemTime::UNIX_EPOCH + Duration::from_nanos(header.nanoseconds),
+        sequence: header.sequence,
+    })
+}
+
+impl Header {
+    fn of(key: &SnapshotKey, content: &Content, time: SystemTime, sequence: u64) -> Self {
+        let since = time
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let (removal, format) = match content {
+            Content::Document { format, .. } => (None, Some(format_name(*format).to_owned())),
+            Content::Removed { removal, .. } => (Some(*removal), None),
+        };
+        Self {
+            trust_domain: key.trust_domain.clone(),
+            namespace: key.secret.namespace.to_string(),
+            name: key.secret.name.to_string(),
+            sequence,
+            nanoseconds: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
+            lineage: content.lineage().to_string(),
+            revision: content.revision().0,
+            removal,
+            format,
+        }
+    }
+}
+
+fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Json => "json",
+        Format::Raw => "raw",
+        Format::Yaml => "yaml",
+    }
+}
+
+fn parse_format(name: &str) -> Option<Format> {
+    match name {
+        "json" => Some(Format::Json),
+        "raw" => Some(Format::Raw),
+        "yaml" => Some(Format::Yaml),
+        _ => None,
+    }
+}
+
+fn parts(memfd: &OwnedFd) -> Result<(Header, Vec<u8>), SnapshotError> {
+    let bytes = memfd::contents(memfd, HEADER_LIMIT + VALUE_LIMIT)?;
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .ok_or(SnapshotError::Malformed("it has no header"))?;
+    let (line, document) = bytes.split_at(end);
+    let header = serde_json::from_slice(line)
+        .map_err(|_json| SnapshotError::Malformed("its header is not understood"))?;
+    Ok((header, document.get(1..).unwrap_or_default().to_vec()))
+}

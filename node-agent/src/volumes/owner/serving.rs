@@ -1,0 +1,144 @@
+//! From one version to the next, and to the end of the session.
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+use vsecm_safe_api::client::chain;
+
+use super::{DETACH_WAIT, Next, Owner};
+use crate::{
+    duty::DutyError,
+    session::{End, Start},
+    snapshot::Snapshot,
+    tree::Source,
+    volumes::shown::Shown,
+};
+
+impl Owner {
+    pub(super) async fn serve(&mut self, descriptor: OwnedFd, start: Start) -> Result<(), String> {
+        match (&self.shown, start) {
+            (Some(_), Start::Resumed) => return Ok(()),
+            (Some(_), Start::Fresh) => {
+                return Err("the volume is served already: detach it first".to_owned());
+            }
+            (None, _) => {}
+        }
+        let source = self
+            .desired()
+            .ok_or("the volume has no content yet: attach it first")?;
+        let older = self.older_than(&source, start);
+        let shown = Shown::start(&self.record, source, older, descriptor, start)
+            .await
+            .map_err(|error| chain(&error))?;
+        info!(volume = %self.record.volume, pod = %self.record.pod.name, namespace = %self.record.pod.namespace, ?start, "serving");
+        self.shown = Some(shown);
+        self.detach_due = None;
+        self.settled().await;
+        Ok(())
+    }
+
+    /// Versions that a predecessor may have shown until its death.
+    fn older_than(&self, source: &Source, start: Start) -> Vec<Arc<Snapshot>> {
+        let (Source::Said(newest), Some(member), Start::Resumed) = (source, &self.member, start)
+        else {
+            return Vec::new();
+        };
+        let mut versions = member.watch.versions();
+        versions.retain(|version| version.sequence() < newest.sequence());
+        versions
+    }
+
+    /// Readers see what they are to see: older versions are not needed, and Safe hears of it.
+    async fn settled(&self) {
+        let (Some(member), Some(shown)) = (&self.member, &self.shown) else {
+            return;
+        };
+        let tree = shown.tree();
+        let Some(Source::Said(snapshot)) = tree.as_ref().map(|tree| tree.source()) else {
+            return;
+        };
+        if snapshot.key() != member.watch.key() {
+            return;
+        }
+        member.watch.shows(&self.record.volume, snapshot).await;
+        if let Some(position) = snapshot.position() {
+            let uid = self.record.pod.uid.as_str();
+            member.watch.acknowledge(position, uid);
+        }
+    }
+
+    pub(super) async fn swap_if_needed(&mut self) {
+        if self.swapping.is_some() || self.swap_again > Instant::now() {
+            return;
+        }
+        let Some(source) = self.desired() else { return };
+        let Some(shown) = &mut self.shown else { return };
+        let Some(swap) = shown.prepare(&source).await else {
+            self.swap_trouble = None;
+            return;
+        };
+        let (duty, volume) = (Arc::clone(&self.means.duty), self.record.volume.clone());
+        let ordered = tokio::spawn(async move { duty.order(volume, swap).await });
+        self.swapping = Some((source, ordered));
+    }
+
+    pub(super) async fn swapped(&mut self, outcome: (Source, Result<(), DutyError>)) {
+        let (source, outcome) = outcome;
+        let Some(shown) = &self.shown else { return };
+        let trouble = match outcome {
+            Ok(()) if shown.settle(&source).await => None,
+            Ok(()) => Some("csi reported a swap that did not happen".to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        let Some(trouble) = trouble else {
+            self.swap_trouble = None;
+            self.backoff.reset();
+            self.settled().await;
+            return;
+        };
+        let pause = self.backoff.pause();
+        warn!(volume = %self.record.volume, trouble, ?pause, "a version is not published yet");
+        self.swap_trouble = Some(trouble);
+        self.swap_again = Instant::now() + pause;
+    }
+
+    pub(super) async fn ended(&mut self, how: End) -> Next {
+        self.shown = None;
+        self.swapping = None;
+        match how {
+            End::Closed => {
+                info!(volume = %self.record.volume, "the kernel closed the volume's connection");
+                self.detach_due = Some(Instant::now() + DETACH_WAIT);
+            }
+            End::Broken(failure) => {
+                error!(volume = %self.record.volume, %failure, "the session broke");
+                self.end_process("a session broke").await;
+            }
+        }
+        Next::Live
+    }
+
+    /// The kernel closed the connection and csi did not detach: either csi died in the midst of
+    /// an unpublish, or the mount was taken away under us.
+    pub(super) async fn not_detached(&mut self) -> Next {
+        self.detach_due = None;
+        let kept = self.means.keeper.descriptor(&self.record.volume).await;
+        if matches!(kept, Ok(None)) {
+            info!(volume = %self.record.volume, "the volume is gone");
+            self.forget().await;
+            return Next::End;
+        }
+        let reason = "a session ended while its volume is attached";
+        error!(volume = %self.record.volume, reason);
+        self.end_process(reason).await;
+        Next::Live
+    }
+
+    async fn end_process(&self, reason: &str) {
+        let reason = format!("volume {}: {reason}", self.record.volume);
+        if self.means.fatal.send(reason).await.is_err() {
+            debug!("the process ends already");
+        }
+    }
+}

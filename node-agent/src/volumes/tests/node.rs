@@ -1,0 +1,198 @@
+//! A node-agent without its socket, and all that is around it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use vsecm_node_agent_api::{
+    channel::{Connection, Listener},
+    frame::{AgentReply, Order, OrderOutcome, OrderReply},
+    peer::PeerRule,
+    volume::{PodRef, VolumeRecord},
+};
+
+use super::keeper::{Kept, keep};
+use crate::{
+    duty::Duty,
+    identity::{
+        Issue, PodIdentity, Standing,
+        tests::{ByHand, issued, pod},
+    },
+    keeper::Keeper,
+    session::fixture::Mount,
+    snapshot::Snapshot,
+    volumes::{Means, Volumes, owner::Status},
+    watch::{self as watches, Watches},
+};
+
+/// A node-agent without sockets, and all that is around it.
+pub(super) struct Node {
+    pub(super) volumes: Volumes,
+    identities: Arc<ByHand>,
+    duty: Arc<Duty>,
+    pub(super) kept: Arc<Mutex<Kept>>,
+    keeper_socket: PathBuf,
+    pub(super) fatal: mpsc::Receiver<String>,
+    dir: Arc<tempfile::TempDir>,
+}
+
+struct Shared(Arc<ByHand>);
+
+impl PodIdentity for Shared {
+    fn follow(&self, pod: &PodRef) -> watch::Receiver<Standing> {
+        self.0.follow(pod)
+    }
+}
+
+impl Node {
+    pub(super) fn new() -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let keeper_socket = dir.path().join("keeper.sock");
+        let kept = Arc::new(Mutex::new(Kept::new()));
+        let listener = Listener::bind(&keeper_socket).unwrap();
+        tokio::spawn(keep(listener, Arc::clone(&kept)));
+        Self::beside(dir, keeper_socket, kept)
+    }
+
+    /// A node-agent that has nothing but what the keeper keeps.
+    pub(super) fn successor(&self) -> Self {
+        let dir = Arc::clone(&self.dir);
+        Self::beside(dir, self.keeper_socket.clone(), Arc::clone(&self.kept))
+    }
+
+    fn beside(dir: Arc<tempfile::TempDir>, keeper_socket: PathBuf, kept: Arc<Mutex<Kept>>) -> Self {
+        let own = PeerRule::Uid(rustix::process::geteuid().as_raw());
+        let keeper = Keeper::new(keeper_socket.clone(), own);
+        let identities = Arc::new(ByHand::default());
+        let duty = Arc::new(Duty::default());
+        let (sender, fatal) = mpsc::channel(1);
+        let (_never, tls) = watch::channel(None);
+        let watches = Watches::new(watches::Means {
+            address: "https://127.0.0.1:1/".parse().unwrap(),
+            tls,
+            keeper: keeper.clone(),
+            node: "node-1".into(),
+        });
+        let volumes = Volumes::new(Means {
+            identities: Box::new(Shared(Arc::clone(&identities))),
+            watches,
+            keeper,
+            duty: Arc::clone(&duty),
+            fatal: sender,
+        });
+        Self {
+            volumes,
+            identities,
+            duty,
+            kept,
+            keeper_socket,
+            fatal,
+            dir,
+        }
+    }
+
+    pub(super) fn issue(&self) {
+        self.identities.set(&pod(), issued(&pod(), "billing"), None);
+    }
+
+    pub(super) fn withdraw(&self) {
+        self.identities.set(&pod(), Issue::Withdrawn, None);
+    }
+
+    /// What Safe would say.
+    pub(super) async fn say(&self, content: Snapshot) {
+        let key = content.key().clone();
+        let watch = self
+            .volumes
+            .means
+            .watches
+            .join(&"other".parse().unwrap(), &key, None);
+        watch.publish(content).await;
+    }
+
+    pub(super) async fn attach(&self, record: &VolumeRecord, hold_ms: u64) -> AgentReply {
+        let hold = Duration::from_millis(hold_ms);
+        self.volumes.attach(record.clone(), hold).await
+    }
+
+    /// A csi that swaps on the mount at `root`.
+    pub(super) async fn csi(&self, root: &Path) {
+        let (ours, theirs) = Connection::pair().unwrap();
+        let (duty, root) = (Arc::clone(&self.duty), root.to_owned());
+        let mut arrivals = duty.arrivals();
+        tokio::spawn(async move { duty.serve(&ours).await });
+        tokio::spawn(async move {
+            while let Ok(Some((order, _))) = theirs.receive::<Order>().await {
+                let (id, root) = (order.id, root.clone());
+                let swapped = tokio::task::spawn_blocking(move || swap(&root, &order)).await;
+                let outcome = match swapped.unwrap() {
+                    Ok(()) => OrderOutcome::Swapped,
+                    Err(error) => OrderOutcome::Failed {
+                        reason: error.to_string(),
+                    },
+                };
+                theirs.send(&OrderReply { id, outcome }, &[]).await.unwrap();
+            }
+        });
+        arrivals.changed().await.unwrap();
+    }
+
+    pub(super) async fn serving_volume(&self, record: &VolumeRecord) -> Mount {
+        let (mount, fuse) = Mount::new();
+        let kept = (Some(record.clone()), fuse.try_clone().unwrap());
+        let served = self.volumes.serve(&record.volume, fuse).await;
+        assert_eq!(served, AgentReply::Served);
+        let name = record.volume.to_string();
+        self.kept.lock().unwrap().insert(name, kept);
+        self.csi(mount.root()).await;
+        mount
+    }
+
+    pub(super) async fn until(
+        &self,
+        record: &VolumeRecord,
+        what: &str,
+        fits: impl FnMut(&Status) -> bool,
+    ) {
+        let mut status = self.volumes.get(&record.volume).unwrap().status.clone();
+        let waited = timeout(Duration::from_secs(10), status.wait_for(fits)).await;
+        waited.expect(what).expect(what);
+    }
+}
+
+fn swap(root: &Path, order: &Order) -> std::io::Result<()> {
+    let at = |name: &str| root.join(name);
+    fs::remove_file(at("..data_tmp")).ok();
+    std::os::unix::fs::symlink(order.publish.as_str(), at("..data_tmp"))?;
+    fs::rename(at("..data_tmp"), at("..data"))?;
+    let names = |path: PathBuf| -> std::io::Result<Vec<String>> {
+        fs::read_dir(path)?
+            .map(|entry| Ok(entry?.file_name().into_string().unwrap()))
+            .collect()
+    };
+    let (present, wanted) = (names(root.to_owned())?, names(at(order.publish.as_str()))?);
+    for name in wanted.iter().filter(|name| !present.contains(name)) {
+        std::os::unix::fs::symlink(format!("..data/{name}"), at(name))?;
+    }
+    for name in present
+        .iter()
+        .filter(|n| !n.starts_with("..") && !wanted.contains(n))
+    {
+        fs::remove_file(at(name))?;
+    }
+    if let Some(retire) = &order.retire {
+        let folder = at(retire.as_str());
+        for name in names(folder.clone())? {
+            fs::remove_file(folder.join(name))?;
+        }
+        fs::remove_dir(folder)?;
+    }
+    Ok(())
+}
