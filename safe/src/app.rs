@@ -61,15 +61,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let mut serving = tokio::spawn(grpc::serve(services, connections));
     tokio::select! {
+        biased;
         () = stop.cancelled() => {}
-        ended = &mut serving => {
+        ended = &mut serving => if !stop.is_cancelled() {
             ended?.context("the server failed")?;
             bail!("the server ended by itself");
-        }
-        ended = &mut custody => {
+        },
+        ended = &mut custody => if !stop.is_cancelled() {
             ended?;
             bail!("the custodian ended by itself");
-        }
+        },
     }
     drain(serving, accepting, custody).await;
     signals.abort();
@@ -85,8 +86,12 @@ async fn drain(
     let drained = async {
         // in this order: the server holds the last handle of the custodian
         let _accepted = accepting.await;
-        let _served = serving.await;
-        let _kept = custody.await;
+        if !serving.is_finished() {
+            let _served = serving.await;
+        }
+        if !custody.is_finished() {
+            let _kept = custody.await;
+        }
     };
     match timeout(DRAIN, drained).await {
         Ok(()) => tracing::info!("all calls have ended"),

@@ -185,7 +185,13 @@ pub async fn accept(
 }
 
 fn refuse(address: SocketAddr, error: &PeerError) {
-    tracing::warn!(%address, error = chain(error), "a connection was refused");
+    match error {
+        // probes of the port look like this
+        PeerError::Handshake(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
+            tracing::debug!(%address, "a connection ended before its handshake");
+        }
+        error => tracing::warn!(%address, error = chain(error), "a connection was refused"),
+    }
 }
 
 async fn handshake(

@@ -126,6 +126,14 @@ impl Watching {
     }
 }
 
+impl Drop for Watching {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.audit(None, "closed by the caller");
+        }
+    }
+}
+
 /// Returns at a moment of the wall clock, or somewhat before it.
 async fn until(moment: OffsetDateTime) {
     let left = moment - OffsetDateTime::now_utc();
