@@ -3,4 +3,27 @@
 //! They run as root, or inside a user namespace: `unshare -Urm cargo test -p vsecm-tests --test
 //! stories`, as `make test` does. Where FUSE cannot be mounted they fail with a sentence.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a story fails by panicking, in its helpers too"
+)]
+
 mod a_secret_reaches_a_pods_file;
+mod acknowledged_writes_survive;
+mod an_impostor_is_not_safe;
+mod an_open_watch_ends_with_its_svid;
+mod bad_input_gets_a_sentence;
+mod custody_begins_safely;
+mod deaths_fail_no_read;
+mod delegates_have_no_admin_rights;
+mod hostile_servers_reach_nothing;
+mod identity_is_withdrawn;
+mod namespaces_are_apart;
+mod rotation_is_atomic;
+mod safes_outage_is_survived;
+mod secrets_have_no_exits;
+mod strangers_read_nothing;
+mod support;
+mod time_is_up;

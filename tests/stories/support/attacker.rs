@@ -9,23 +9,55 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
     sign::CertifiedKey,
 };
 use tonic::transport::Channel;
 use vsecm_safe_api::client::{self, Address};
-use vsecm_tests::authority::Svid;
+use vsecm_tests::{Playground, authority::Svid};
 
-/// A channel to `address` that shows `svid` (or no certificate) and believes any server.
-pub fn channel(address: &Address, svid: Option<&Svid>) -> Channel {
+/// Where a playground's Safe listens.
+pub(crate) fn address(playground: &Playground) -> Address {
+    format!("https://{}/", playground.safe_address())
+        .parse()
+        .unwrap()
+}
+
+/// A certificate with its key, wherever it came from.
+pub(crate) struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// From DER and PKCS#8, as SPIRE's APIs hand them out.
+    pub(crate) fn from_der(certificate: Vec<u8>, key: Vec<u8>) -> Self {
+        Self {
+            chain: vec![certificate.into()],
+            key: PrivateKeyDer::Pkcs8(key.into()),
+        }
+    }
+}
+
+impl From<&Svid> for Identity {
+    fn from(svid: &Svid) -> Self {
+        Self {
+            chain: svid.certificates(),
+            key: svid.private_key(),
+        }
+    }
+}
+
+/// A channel to `address` that shows `identity` (or no certificate) and believes any server.
+pub(crate) fn channel(address: &Address, identity: Option<Identity>) -> Channel {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Believe(provider)));
-    let mut config = match svid {
-        Some(svid) => builder.with_client_cert_resolver(Arc::new(Show::new(svid))),
+    let mut config = match identity {
+        Some(identity) => builder.with_client_cert_resolver(Arc::new(Show::new(identity))),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -37,9 +69,9 @@ pub fn channel(address: &Address, svid: Option<&Svid>) -> Channel {
 struct Show(Arc<CertifiedKey>);
 
 impl Show {
-    fn new(svid: &Svid) -> Self {
+    fn new(identity: Identity) -> Self {
         let provider = ring::default_provider();
-        let key = CertifiedKey::from_der(svid.certificates(), svid.private_key(), &provider);
+        let key = CertifiedKey::from_der(identity.chain, identity.key, &provider);
         Self(Arc::new(key.unwrap()))
     }
 }

@@ -4,14 +4,18 @@
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
     thread,
 };
 
-use rustix::io::{Errno, read, write};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::{Errno, read, write},
+};
 
 /// What a node is.
 #[derive(Clone, Debug)]
-pub enum Node {
+pub(crate) enum Node {
     /// A folder, with the names that READDIR tells (LOOKUP goes by [`Tree::names`]).
     Folder(Vec<Vec<u8>>),
     /// An empty file.
@@ -22,25 +26,25 @@ pub enum Node {
 
 /// The tree that is shown. Node 1 is the root.
 #[derive(Clone, Debug, Default)]
-pub struct Tree {
+pub(crate) struct Tree {
     /// Nodes by number.
-    pub nodes: BTreeMap<u64, Node>,
+    pub(crate) nodes: BTreeMap<u64, Node>,
     /// Numbers by folder and name.
-    pub names: BTreeMap<(u64, Vec<u8>), u64>,
+    pub(crate) names: BTreeMap<(u64, Vec<u8>), u64>,
     /// A LOOKUP of this name is never answered.
-    pub hang_at: Option<&'static str>,
+    pub(crate) hang_at: Option<&'static str>,
 }
 
 impl Tree {
     /// An empty root.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut tree = Self::default();
         tree.nodes.insert(1, Node::Folder(vec![]));
         tree
     }
 
     /// Adds a node below `folder`, listed under its name.
-    pub fn with(mut self, folder: u64, name: &str, number: u64, node: Node) -> Self {
+    pub(crate) fn with(mut self, folder: u64, name: &str, number: u64, node: Node) -> Self {
         if let Some(Node::Folder(listed)) = self.nodes.get_mut(&folder) {
             listed.push(name.into());
         }
@@ -52,12 +56,29 @@ impl Tree {
 
 const INIT: u32 = 26;
 
-/// Serves `tree` on a `/dev/fuse` descriptor until the mount is gone. Returns when INIT has been answered.
-pub fn serve(device: OwnedFd, tree: Tree) {
+/// Ends, and with it every request that hangs, when all of its clones are dropped.
+pub(crate) type Service = Arc<OwnedFd>;
+
+/// Serves `tree` on a `/dev/fuse` descriptor until the mount or the service is gone. Returns when
+/// INIT has been answered.
+pub(crate) fn serve(device: OwnedFd, tree: Tree) -> Service {
+    let service = Arc::new(device);
+    let device = Arc::downgrade(&service);
     let (ready, initialised) = std::sync::mpsc::channel();
     thread::spawn(move || {
         let mut buffer = vec![0; 1 << 17];
-        loop {
+        // the descriptor is not held while nothing is to be done
+        while let Some(device) = device.upgrade() {
+            let mut waiting = [PollFd::new(&*device, PollFlags::IN)];
+            let pause = Timespec {
+                tv_sec: 0,
+                tv_nsec: 20_000_000,
+            };
+            match poll(&mut waiting, Some(&pause)) {
+                Ok(0) => continue,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_gone) => return,
+            }
             match read(device.as_fd(), &mut buffer) {
                 Ok(length) => {
                     let request = Request(&buffer[..length]);
@@ -76,6 +97,7 @@ pub fn serve(device: OwnedFd, tree: Tree) {
         }
     });
     initialised.recv().unwrap();
+    service
 }
 
 struct Request<'a>(&'a [u8]);

@@ -3,19 +3,14 @@
 use std::sync::{Arc, Mutex};
 
 use rustls::{ServerConfig, crypto::ring};
-use tokio::{
-    io::AsyncReadExt,
-    net::TcpListener,
-    sync::watch,
-    task::JoinHandle,
-};
+use tokio::{io::AsyncReadExt, net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 use vsecm_safe_api::client::Address;
 use vsecm_tests::authority::Svid;
 
 /// Ends with its drop.
 #[derive(Debug)]
-pub struct Impostor {
+pub(crate) struct Impostor {
     heard: Arc<Mutex<Vec<u8>>>,
     attempts: watch::Receiver<usize>,
     task: JoinHandle<()>,
@@ -23,7 +18,7 @@ pub struct Impostor {
 
 impl Impostor {
     /// Listens at `address` with `svid`, and asks nobody for a certificate.
-    pub async fn listen(address: &Address, svid: &Svid) -> Self {
+    pub(crate) async fn listen(address: &Address, svid: &Svid) -> Self {
         let provider = Arc::new(ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -57,13 +52,13 @@ impl Impostor {
     }
 
     /// Waits until `n` clients have come and gone.
-    pub async fn met(&self, n: usize) {
+    pub(crate) async fn met(&self, n: usize) {
         let mut attempts = self.attempts.clone();
         attempts.wait_for(|count| *count >= n).await.unwrap();
     }
 
     /// Everything that clients said after the handshake.
-    pub fn heard(&self) -> Vec<u8> {
+    pub(crate) fn heard(&self) -> Vec<u8> {
         self.heard.lock().unwrap().clone()
     }
 }

@@ -1,5 +1,8 @@
 //! What several stories need beside the harness.
 
-pub mod attacker;
-pub mod impostor;
-pub mod hostile;
+pub(crate) mod attacker;
+pub(crate) mod hostile;
+pub(crate) mod impostor;
+pub(crate) mod operator;
+pub(crate) mod reading;
+pub(crate) mod workload;
