@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prost_types::Timestamp;
 use time::OffsetDateTime;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, body::Body};
 use vsecm_safe_api::{
     metadata,
     name::SecretKey,
@@ -25,23 +25,45 @@ impl AdminService {
     pub(super) fn new(services: Arc<Services>) -> Self {
         Self(services)
     }
+}
 
-    async fn enter<T>(&self, request: Request<T>, action: Action) -> Result<(Caller, T), Status> {
-        let correlation_id = request.metadata().get(metadata::CORRELATION_ID);
-        let correlation_id = correlation_id.map(|id| id.as_bytes().to_vec());
-        let extensions = request.extensions();
-        let caller = Caller::new(extensions, correlation_id.as_deref())?;
-        let token = request.metadata().get(metadata::ADMIN_TOKEN);
+/// Checks role and second proof before a body is read: nobody else can make Safe hold values.
+pub(super) async fn admit(
+    services: &Services,
+    request: http::Request<Body>,
+) -> Result<http::Request<Body>, Status> {
+    let (mut head, body) = request.into_parts();
+    let action = match head.uri.path().rsplit('/').next() {
+        Some("Put") => Some(Action::Put),
+        Some("Delete") => Some(Action::Delete),
+        Some("List") => Some(Action::List),
+        _unknown => None,
+    };
+    if let Some(action) = action {
+        let caller = Caller::new(&head)?;
+        let token = head.headers.get(metadata::ADMIN_TOKEN);
         let token = token.and_then(|token| token.to_str().ok());
-        self.0.administer(&caller, action, token).await?;
-        Ok((caller, request.into_inner()))
+        services.administer(&caller, action, token).await?;
+        head.extensions.insert(Admitted(caller, action));
+    }
+    Ok(http::Request::from_parts(head, body))
+}
+
+/// Goes with a request that was admitted for this action.
+#[derive(Clone)]
+struct Admitted(Caller, Action);
+
+fn admitted<T>(request: Request<T>, action: Action) -> Result<(Caller, T), Status> {
+    match request.extensions().get() {
+        Some(Admitted(caller, of)) if *of == action => Ok((caller.clone(), request.into_inner())),
+        _not => Err(Status::permission_denied("the call was not admitted")),
     }
 }
 
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let (caller, request) = self.enter(request, Action::Put).await?;
+        let (caller, request) = admitted(request, Action::Put)?;
         let key = key(request.key.as_ref());
         let written = match (&key, draft(request)) {
             (Ok(key), Ok(draft)) => self
@@ -68,7 +90,7 @@ impl Admin for AdminService {
         &self,
         request: Request<DeleteRequest>,
     ) -> Result<Response<DeleteResponse>, Status> {
-        let (caller, request) = self.enter(request, Action::Delete).await?;
+        let (caller, request) = admitted(request, Action::Delete)?;
         let key = key(request.key.as_ref());
         let written = match &key {
             Ok(key) => self
@@ -95,7 +117,7 @@ impl Admin for AdminService {
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
-        let (caller, ListRequest {}) = self.enter(request, Action::List).await?;
+        let (caller, ListRequest {}) = admitted(request, Action::List)?;
         let listed = self.0.custodian.list().await;
         let listed = listed.map_err(|e| status::from_write(&e))?;
         caller.audit(Action::List, &About::default(), "listed");

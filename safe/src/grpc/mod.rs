@@ -44,6 +44,8 @@ use crate::{
 /// below: without it the watch of a node that has vanished would stay for ever.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A call, up to its answer's first byte: bodies that never end hold no place for ever.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A client has one watch and few calls beside it.
 const STREAMS: u32 = 64;
 /// Correlation id, token and pseudo-headers need about 2 KiB.
@@ -79,20 +81,24 @@ where
     let stop = services.stop.clone();
     let admin = AdminServer::new(AdminService::new(Arc::clone(&services)))
         .max_decoding_message_size(REQUEST_LIMIT);
-    let secrets = SecretsService::new(services);
+    let secrets = SecretsService::new(Arc::clone(&services));
     let door = tower::service_fn(move |request: http::Request<Body>| {
         let (mut secrets, mut admin) = (secrets.clone(), admin.clone());
+        let services = Arc::clone(&services);
         async move {
             let service = request.uri().path().split('/').nth(1);
             if service == Some(secrets_server::SERVICE_NAME) {
-                secrets.call(request).await
-            } else {
-                // which says of any other that it is not there
-                admin.call(request).await
+                return secrets.call(request).await;
+            }
+            match admin::admit(&services, request).await {
+                // which says of methods that are not there that they are not
+                Ok(request) => admin.call(request).await,
+                Err(refusal) => Ok(refusal.into_http()),
             }
         }
     });
     Server::builder()
+        .timeout(CALL_TIMEOUT)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS)
@@ -115,26 +121,20 @@ struct Caller {
 
 impl Caller {
     /// From what came with the call. A certificate that has ended speaks for nobody.
-    fn new(extensions: &http::Extensions, correlation_id: Option<&[u8]>) -> Result<Self, Status> {
-        let peer = extensions
+    fn new(head: &http::request::Parts) -> Result<Self, Status> {
+        let peer = head
+            .extensions
             .get::<Peer>()
             .ok_or_else(|| Status::unauthenticated("the connection has no SPIFFE ID"))?
             .clone();
+        let correlation_id = head.headers.get(metadata::CORRELATION_ID);
         let caller = Self {
             actor: peer.id.to_string(),
             peer,
-            correlation_id: CorrelationId::accept(correlation_id),
+            correlation_id: CorrelationId::accept(correlation_id.map(http::HeaderValue::as_bytes)),
         };
         caller.check_expiry()?;
         Ok(caller)
-    }
-
-    fn from_headers(
-        extensions: &http::Extensions,
-        headers: &http::HeaderMap,
-    ) -> Result<Self, Status> {
-        let id = headers.get(metadata::CORRELATION_ID);
-        Self::new(extensions, id.map(http::HeaderValue::as_bytes))
     }
 
     fn check_expiry(&self) -> Result<(), Status> {

@@ -53,7 +53,7 @@ impl SecretsService {
 
     async fn answer(&self, request: http::Request<Body>) -> Result<Body, Status> {
         let (head, body) = request.into_parts();
-        let caller = Caller::from_headers(&head.extensions, &head.headers)?;
+        let caller = Caller::new(&head)?;
         let method = head.uri.path().rsplit('/').next().unwrap_or_default();
         match method {
             "Fetch" => {

@@ -4,6 +4,8 @@
 //! it. Inside stands the record and an HMAC over it, so who knows only the recipient cannot forge
 //! one. Nothing outside the seal is believed; the header's own stanza with format version and
 //! fingerprint only helps to *say* that a key is the wrong one.
+//!
+//! By hand: `head -1 key.txt | age -d -i - records/NAMESPACE/NAME.age`.
 
 mod age;
 mod key;
