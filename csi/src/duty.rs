@@ -56,10 +56,10 @@ async fn obey(volumes: &Arc<Volumes>, connection: Arc<Connection>) -> Result<(),
                 let Some((order, _)) = order? else { return Ok(()) };
                 let (connection, held) = (Arc::clone(&connection), volumes.held(&order.volume));
                 at_work.spawn(async move {
-                    let outcome = match held {
-                        None => OrderOutcome::UnknownVolume,
-                        Some(held) => carry_out(held, &order).await,
-                    };
+                    let outcome = carry_out(SWAP_PATIENCE, held, &order).await;
+                    if let OrderOutcome::Failed { reason } = &outcome {
+                        tracing::warn!(volume = %order.volume, reason, "swap failed");
+                    }
                     connection.send(&OrderReply { id: order.id, outcome }, &[]).await
                 });
             }
@@ -68,24 +68,18 @@ async fn obey(volumes: &Arc<Volumes>, connection: Arc<Connection>) -> Result<(),
     }
 }
 
-async fn carry_out(held: Held, order: &Order) -> OrderOutcome {
-    match swap_within(SWAP_PATIENCE, held, order).await {
-        Ok(()) => OrderOutcome::Swapped,
-        Err(reason) => {
-            tracing::warn!(volume = %order.volume, %reason, "swap failed");
-            OrderOutcome::Failed { reason: sentence(reason) }
-        }
-    }
-}
-
-pub(crate) async fn swap_within(
+pub(crate) async fn carry_out(
     patience: Duration,
-    held: Held,
+    held: Option<Held>,
     order: &Order,
-) -> Result<(), String> {
-    let writable = held.writable.ok_or("the volume is not attached yet")?;
+) -> OrderOutcome {
+    let failed = |reason: String| OrderOutcome::Failed { reason: sentence(reason) };
+    let Some(held) = held else { return OrderOutcome::UnknownVolume };
+    let Some(writable) = held.writable else {
+        return failed("the volume is not attached yet".to_owned());
+    };
     let Ok(turn) = held.swapping.try_lock_owned() else {
-        return Err("the swap before has not ended: its thread waits for an answer".to_owned());
+        return failed("the swap before has not ended: its thread waits for an answer".to_owned());
     };
     let (publish, retire) = (order.publish.clone(), order.retire.clone());
     let work = spawn_blocking(move || {
@@ -94,8 +88,9 @@ pub(crate) async fn swap_within(
         swap(writable.as_fd(), &publish, retire.as_ref())
     });
     match timeout(patience, work).await {
-        Ok(Ok(swapped)) => swapped.map_err(|e| chain(&e)),
-        Ok(Err(panic)) => Err(panic.to_string()),
-        Err(_late) => Err(format!("no answer for {} s to an operation", patience.as_secs())),
+        Ok(Ok(Ok(()))) => OrderOutcome::Swapped,
+        Ok(Ok(Err(error))) => failed(chain(&error)),
+        Ok(Err(panic)) => failed(panic.to_string()),
+        Err(_late) => failed(format!("no answer for {} s to an operation", patience.as_secs())),
     }
 }

@@ -24,5 +24,4 @@ pub mod plugin;
 pub mod proto;
 pub mod publish;
 pub mod swap;
-pub mod target;
 mod volumes;

@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status, async_trait};
 use vsecm_node_agent_api::{
     client::{VolumeState, chain},
     frame::Serving,
+    target::Target,
 };
 
 use crate::{
@@ -16,7 +17,6 @@ use crate::{
         volume_usage::Unit,
     },
     publish,
-    target::Target,
     volumes::{Trouble, Volumes},
 };
 

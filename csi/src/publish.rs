@@ -3,16 +3,15 @@
 
 use std::{collections::HashMap, str::FromStr};
 
-use vsecm_node_agent_api::volume::{
-    FileMode, Gate, Layout, OnWithdraw, ParseError, PodRef, PodUid, VolumeOptions, VolumeRecord,
+use vsecm_node_agent_api::{
+    attributes::{self, AttributeError},
+    target::{Target, TargetError},
+    volume::{ParseError, PodRef, PodUid, VolumeRecord},
 };
 
-use crate::{
-    proto::csi::v1::{
-        NodePublishVolumeRequest, VolumeCapability,
-        volume_capability::{AccessType, MountVolume, access_mode::Mode},
-    },
-    target::{Target, TargetError},
+use crate::proto::csi::v1::{
+    NodePublishVolumeRequest, VolumeCapability,
+    volume_capability::{AccessType, MountVolume, access_mode::Mode},
 };
 
 /// Why a publish request cannot be meant for this driver. No refusal holds an attribute's value.
@@ -22,9 +21,6 @@ pub enum Refusal {
     /// A part of every request is not there.
     #[error("the request has no {0}: the kubelet gives one with every call")]
     Missing(&'static str),
-    /// A volume id that is no plain word.
-    #[error("the volume id cannot be used")]
-    VolumeId(#[source] ParseError),
     /// The target path.
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -37,9 +33,9 @@ pub enum Refusal {
     /// The kubelet did not say which pod it is.
     #[error("{0} is missing: the CSIDriver object of this driver must have podInfoOnMount: true")]
     NoPodInfo(&'static str),
-    /// Pod information that Kubernetes would not produce.
+    /// A volume id or pod information that Kubernetes would not produce.
     #[error("{0} cannot be used")]
-    PodInfo(&'static str, #[source] ParseError),
+    Unusable(&'static str, #[source] ParseError),
     /// The target path belongs to another pod.
     #[error("the target path belongs to the pod with uid {path}, the request is for {pod}")]
     ForeignPod {
@@ -48,12 +44,9 @@ pub enum Refusal {
         /// The uid in the pod information.
         pod: PodUid,
     },
-    /// An attribute nobody knows; its name, shortened.
-    #[error("volumeAttributes has {0:?}: only layout, document, mode, optional, onWithdraw exist")]
-    UnknownAttribute(String),
-    /// A known attribute with a value that is not possible, and what is.
-    #[error("the volume attribute {0} must be {1}")]
-    Attribute(&'static str, &'static str),
+    /// An attribute.
+    #[error(transparent)]
+    Attribute(#[from] AttributeError),
 }
 
 const BLOCK: &str = "a secret is files, not a block device: use volumeMounts, not volumeDevices";
@@ -70,7 +63,7 @@ pub fn parse(request: &NodePublishVolumeRequest, kubelet: &str) -> Result<Volume
     if request.target_path.is_empty() {
         return Err(Refusal::Missing("target path"));
     }
-    let volume = request.volume_id.parse().map_err(Refusal::VolumeId)?;
+    let volume = request.volume_id.parse().map_err(|e| Refusal::Unusable("the volume id", e))?;
     let target = Target::below(kubelet, &request.target_path)?;
     let group = group_of(mount_of(request.volume_capability.as_ref())?)?;
     let context = &request.volume_context;
@@ -91,7 +84,8 @@ pub fn parse(request: &NodePublishVolumeRequest, kubelet: &str) -> Result<Volume
         let (path, pod) = (target.pod, pod.uid);
         return Err(Refusal::ForeignPod { path, pod });
     }
-    let (options, target) = (options_of(context, group)?, target.to_string());
+    let asked = context.iter().filter(|(key, _)| !key.starts_with("csi.storage.k8s.io/"));
+    let (options, target) = (attributes::parse(asked, group)?, target.to_string());
     Ok(VolumeRecord { volume, pod, options, target })
 }
 
@@ -131,57 +125,13 @@ fn pod_info<T: FromStr<Err = ParseError>>(
     key: &'static str,
 ) -> Result<T, Refusal> {
     let text = context.get(key).ok_or(Refusal::NoPodInfo(key))?;
-    text.parse().map_err(|e| Refusal::PodInfo(key, e))
-}
-
-const DOCUMENT: Refusal = Refusal::Attribute(
-    "document",
-    "a file name of at most 255 bytes without '/' that does not start with '..'",
-);
-const MODE: Refusal = Refusal::Attribute("mode", "octal permission bits, \"0001\" to \"0777\"");
-
-fn options_of(
-    context: &HashMap<String, String>,
-    group: Option<u32>,
-) -> Result<VolumeOptions, Refusal> {
-    let default_mode = if group.is_some() { "0440" } else { "0444" };
-    let mut options = VolumeOptions {
-        layout: Layout::Files,
-        document: "secrets.json".parse().map_err(|_rule| DOCUMENT)?,
-        mode: mode_of(default_mode)?,
-        gate: Gate::Required,
-        on_withdraw: OnWithdraw::Keep,
-        group,
-    };
-    for (key, value) in context {
-        match (key.as_str(), value.as_str()) {
-            ("layout", "files") => options.layout = Layout::Files,
-            ("layout", "document") => options.layout = Layout::Document,
-            ("layout", _) => return Err(Refusal::Attribute("layout", "files or document")),
-            ("document", name) => options.document = name.parse().map_err(|_rule| DOCUMENT)?,
-            ("mode", text) => options.mode = mode_of(text)?,
-            ("optional", "true") => options.gate = Gate::Optional,
-            ("optional", "false") => options.gate = Gate::Required,
-            ("optional", _) => return Err(Refusal::Attribute("optional", "\"true\" or \"false\"")),
-            ("onWithdraw", "keep") => options.on_withdraw = OnWithdraw::Keep,
-            ("onWithdraw", "revoke") => options.on_withdraw = OnWithdraw::Revoke,
-            ("onWithdraw", _) => return Err(Refusal::Attribute("onWithdraw", "keep or revoke")),
-            (key, _) if key.starts_with("csi.storage.k8s.io/") => {}
-            (key, _) => return Err(Refusal::UnknownAttribute(key.chars().take(80).collect())),
-        }
-    }
-    Ok(options)
-}
-
-fn mode_of(text: &str) -> Result<FileMode, Refusal> {
-    let octal = matches!(text.len(), 3 | 4) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
-    let bits = u16::from_str_radix(text, 8).ok().filter(|_| octal).ok_or(MODE)?;
-    bits.try_into().map_err(|_rule| MODE)
+    text.parse().map_err(|e| Refusal::Unusable(key, e))
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use vsecm_node_agent_api::volume::{Gate, Layout, OnWithdraw};
 
     use super::*;
     use crate::proto::csi::v1::volume_capability::{AccessMode, BlockVolume};
@@ -284,7 +234,8 @@ mod tests {
         ] {
             let refusal = with(key, value).unwrap_err();
             let text = refusal.to_string();
-            assert!(matches!(refusal, Refusal::Attribute(..)), "{key}={value}: {refusal:?}");
+            let known = matches!(refusal, Refusal::Attribute(AttributeError::Value(..)));
+            assert!(known, "{key}={value}: {refusal:?}");
             assert!(text.contains(key) && !text.contains("canary"), "{text}");
         }
     }
@@ -294,7 +245,8 @@ mod tests {
         // the first three come with later versions of this driver
         for key in ["items", "audit", "onRotate", "Layout", "", "csi.storage.k8s.io"] {
             let refusal = with(key, "canary").unwrap_err();
-            assert_eq!(refusal, Refusal::UnknownAttribute(key.to_owned()));
+            let unknown = AttributeError::Unknown(key.to_owned());
+            assert_eq!(refusal, Refusal::Attribute(unknown));
             assert!(!refusal.to_string().contains("canary"));
         }
     }
@@ -304,7 +256,7 @@ mod tests {
         assert_eq!(changed(|r| r.volume_id.clear()), Err(Refusal::Missing("volume id")));
         assert_eq!(changed(|r| r.target_path.clear()), Err(Refusal::Missing("target path")));
         let bad = changed(|r| r.volume_id = "../x".to_owned());
-        assert!(matches!(bad, Err(Refusal::VolumeId(_))));
+        assert!(matches!(bad, Err(Refusal::Unusable(..))));
     }
 
     #[test]
@@ -367,7 +319,7 @@ mod tests {
         ] {
             let missing = changed(|r| drop(r.volume_context.remove(key)));
             assert_eq!(missing, Err(Refusal::NoPodInfo(key)));
-            assert!(matches!(with(key, "a/b"), Err(Refusal::PodInfo(k, _)) if k == key));
+            assert!(matches!(with(key, "a/b"), Err(Refusal::Unusable(k, _)) if k == key));
         }
     }
 

@@ -24,6 +24,7 @@ pub const ENTRY_LIMIT: usize = 16_384;
 
 const DATA: &str = "..data";
 const DATA_NEXT: &str = "..data_tmp";
+const OPEN: &str = "open a folder";
 
 /// Why a swap failed. The tree may be between two steps; the same swap can be tried again.
 #[derive(Debug, thiserror::Error)]
@@ -51,13 +52,15 @@ pub fn swap(
     publish: &VersionDir,
     retire: Option<&VersionDir>,
 ) -> Result<(), SwapError> {
-    let shown = files_in(folder(root, publish.as_str()).map_err(step("open the new version"))?)?;
+    let shown = names_in(open(root, publish.as_str())?, |_| false)?;
 
     remove(root, DATA_NEXT).map_err(step("remove what an interrupted swap left"))?;
     symlinkat(publish.as_str(), root, DATA_NEXT).map_err(step("link the new version"))?;
     renameat(root, DATA_NEXT, root, DATA).map_err(step("turn ..data over"))?;
 
-    let linked = links_at(root)?;
+    // what is neither a name nor this, no tree of ours has
+    let is_ours = |n: &str| matches!(n, DATA | DATA_NEXT) || n.parse::<VersionDir>().is_ok();
+    let linked = names_in(open(root, ".")?, is_ours)?;
     for name in shown.difference(&linked) {
         let name = name.as_str();
         symlinkat(format!("{DATA}/{name}"), root, name).map_err(step("link a new file"))?;
@@ -72,11 +75,11 @@ pub fn swap(
 }
 
 fn remove_version(root: BorrowedFd<'_>, version: &VersionDir) -> Result<(), SwapError> {
-    let old = match folder(root, version.as_str()) {
-        Err(Errno::NOENT) => return Ok(()),
-        opened => opened.map_err(step("open the old version"))?,
+    let old = match open(root, version.as_str()) {
+        Err(SwapError::Step(_, e)) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
     };
-    for name in files_in(old.try_clone().map_err(step("open the old version"))?)? {
+    for name in names_in(old.try_clone().map_err(step(OPEN))?, |_| false)? {
         remove(old.as_fd(), name.as_str()).map_err(step("remove a file of the old version"))?;
     }
     drop(old);
@@ -92,42 +95,33 @@ fn absent(result: Result<(), Errno>) -> Result<(), Errno> {
     if result == Err(Errno::NOENT) { Ok(()) } else { result }
 }
 
-fn folder(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+fn open(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, SwapError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let inside = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_MAGICLINKS
         | ResolveFlags::NO_XDEV;
-    openat2(parent, name, flags, Mode::empty(), inside)
+    openat2(parent, name, flags, Mode::empty(), inside).map_err(step(OPEN))
 }
 
-/// The names in a folder, read to its end before anything in it is changed.
-fn names_in(folder: OwnedFd) -> Result<Vec<String>, SwapError> {
-    let mut names = Vec::new();
-    for entry in Dir::new(folder).map_err(step("read a folder"))? {
-        let entry = entry.map_err(step("read a folder"))?;
-        // the root holds `.`, `..`, `..data` and a few versions beside the names
-        if names.len() >= ENTRY_LIMIT + 16 {
+/// The file names in a folder, read to its end before anything in it is changed.
+fn names_in(
+    folder: OwnedFd,
+    is_ours: impl Fn(&str) -> bool,
+) -> Result<BTreeSet<FileName>, SwapError> {
+    let mut names = BTreeSet::new();
+    for (count, entry) in Dir::new(folder).map_err(step(OPEN))?.enumerate() {
+        // a folder has `.` and `..`, the root also `..data` and a few versions
+        if count >= ENTRY_LIMIT + 16 {
             return Err(SwapError::TooLarge);
         }
+        let entry = entry.map_err(step("read a folder"))?;
         let name = entry.file_name().to_str().map_err(|_utf8| SwapError::StrangeName)?;
-        names.push(name.to_owned());
+        if !matches!(name, "." | "..") && !is_ours(name) {
+            names.insert(name.parse().map_err(|_rule| SwapError::StrangeName)?);
+        }
     }
-    names.retain(|name| !matches!(name.as_str(), "." | ".."));
     Ok(names)
-}
-
-fn files_in(version: OwnedFd) -> Result<BTreeSet<FileName>, SwapError> {
-    let parse = |name: String| name.parse().map_err(|_rule| SwapError::StrangeName);
-    names_in(version)?.into_iter().map(parse).collect()
-}
-
-/// The names at the root that are neither `..data` nor folders of versions.
-fn links_at(root: BorrowedFd<'_>) -> Result<BTreeSet<FileName>, SwapError> {
-    let mut names = names_in(folder(root, ".").map_err(step("open the root"))?)?;
-    names.retain(|n| !matches!(n.as_str(), DATA | DATA_NEXT) && n.parse::<VersionDir>().is_err());
-    let parse = |name: String| name.parse().map_err(|_rule| SwapError::StrangeName);
-    names.into_iter().map(parse).collect()
 }
 
 #[cfg(test)]

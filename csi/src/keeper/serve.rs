@@ -1,15 +1,11 @@
 //! The keeper's socket.
 
-use std::{
-    os::fd::AsFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{os::fd::AsFd, sync::Arc};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use vsecm_node_agent_api::{
     channel::{ChannelError, Connection, Listener},
-    client::chain,
+    client::{FIRST_PAUSE, chain},
     frame::{KeeperRequest, Role},
 };
 
@@ -29,7 +25,7 @@ pub async fn serve(listener: Listener, args: &Args) {
             Err(error) => {
                 tracing::warn!(error = chain(&error), "a connection was lost before it began");
                 // without this pause a lack of descriptors would spin
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(FIRST_PAUSE).await;
                 continue;
             }
         };
@@ -57,13 +53,9 @@ async fn converse(
     shelf: &Mutex<Shelf>,
 ) -> Result<(), ChannelError> {
     while let Some((request, fds)) = connection.receive::<KeeperRequest>().await? {
-        let (reply, fd) = locked(shelf).answer(role, request, fds);
+        let (reply, fd) = shelf.lock().await.answer(role, request, fds);
         let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
         connection.send(&reply, &fds).await?;
     }
     Ok(())
-}
-
-fn locked(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
-    shelf.lock().unwrap_or_else(PoisonError::into_inner)
 }

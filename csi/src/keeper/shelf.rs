@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt,
     ops::Bound,
     os::fd::OwnedFd,
     sync::Arc,
@@ -23,22 +22,17 @@ pub const CONTENT_LIMIT: usize = 8192;
 /// Bytes in a content at most: a value of 1 MiB, as document and as keys, with room.
 const CONTENT_SIZE_LIMIT: i64 = 8 * 1024 * 1024;
 
+#[derive(Debug)]
 struct Volume {
     record: VolumeRecord,
     fds: HashMap<Descriptor, Arc<OwnedFd>>,
 }
 
 /// Records and descriptors.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Shelf {
     volumes: BTreeMap<VolumeId, Volume>,
     contents: BTreeMap<ContentKey, Arc<OwnedFd>>,
-}
-
-impl fmt::Debug for Shelf {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shelf").finish_non_exhaustive()
-    }
 }
 
 /// A reply, with the descriptor that goes with it.

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -10,10 +11,11 @@ use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2, unlinkat},
     io::Errno,
     mount::{MoveMountFlags, UnmountFlags, move_mount, unmount},
+    path::Arg,
 };
+use vsecm_node_agent_api::target::{LEAF, Target};
 
 use super::{FILESYSTEM, MountError, mountinfo, step, writable_clone};
-use crate::target::{LEAF, Target};
 
 /// What is mounted at a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +41,13 @@ pub struct Kubelet {
 /// killed at the wrong moment and lost it.
 const STACK_LIMIT: usize = 16;
 
-fn folder(at: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+fn folder(
+    at: BorrowedFd<'_>,
+    path: impl Arg,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, MountError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat2(at, path, flags, Mode::empty(), resolve)
+    openat2(at, path, flags, Mode::empty(), resolve).map_err(step("open the target's folders"))
 }
 
 const INSIDE: ResolveFlags =
@@ -51,8 +57,7 @@ impl Kubelet {
     /// Opens the folder.
     pub fn open(path: &Path) -> Result<Self, MountError> {
         let path = fs::canonicalize(path).map_err(step("find the kubelet's folder"))?;
-        let opened = folder(CWD, &path, ResolveFlags::NO_SYMLINKS);
-        Ok(Self { folder: opened.map_err(step("open the kubelet's folder"))?, path })
+        Ok(Self { folder: folder(CWD, &path, ResolveFlags::NO_SYMLINKS)?, path })
     }
 
     /// Looks at a target without asking any server.
@@ -70,14 +75,13 @@ impl Kubelet {
     /// Attaches a detached mount at a free target, making its last folder where that is missing;
     /// returns the private read-write clone.
     pub fn attach(&self, target: &Target, mount: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
-        let parent = self.parent(target).map_err(step("open the folder of the target"))?;
+        let parent = self.parent(target)?;
         match mkdirat(&parent, LEAF, Mode::from_raw_mode(0o750)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(step("make the target folder")(e)),
         }
         // not across a mount: what has come there since the caller looked is refused (EXDEV)
-        let leaf = folder(parent.as_fd(), LEAF.as_ref(), INSIDE | ResolveFlags::NO_XDEV)
-            .map_err(step("open the target folder"))?;
+        let leaf = folder(parent.as_fd(), LEAF, INSIDE | ResolveFlags::NO_XDEV)?;
         let by_descriptor =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(mount, "", &leaf, "", by_descriptor)
@@ -87,16 +91,14 @@ impl Kubelet {
 
     /// The private read-write clone of the mount at the target, for a csi that has lost it.
     pub fn writable(&self, target: &Target) -> Result<OwnedFd, MountError> {
-        let parent = self.parent(target).map_err(step("open the folder of the target"))?;
-        let attached = folder(parent.as_fd(), LEAF.as_ref(), INSIDE);
-        writable_clone(attached.map_err(step("open the target"))?.as_fd())
+        writable_clone(folder(self.parent(target)?.as_fd(), LEAF, INSIDE)?.as_fd())
     }
 
     /// Takes away what is ours at the target, and its folder. What is not there is no error.
     pub fn clear(&self, target: &Target) -> Result<(), MountError> {
         let parent = match self.parent(target) {
-            Err(Errno::NOENT) => return Ok(()),
-            opened => opened.map_err(step("open the folder of the target"))?,
+            Err(MountError { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
         };
         for _mount in 0..STACK_LIMIT {
             if self.occupant(target)? != Occupant::Ours {
@@ -114,7 +116,7 @@ impl Kubelet {
         Ok(())
     }
 
-    fn parent(&self, target: &Target) -> Result<OwnedFd, Errno> {
-        folder(self.folder.as_fd(), target.folder().as_ref(), INSIDE)
+    fn parent(&self, target: &Target) -> Result<OwnedFd, MountError> {
+        folder(self.folder.as_fd(), target.folder(), INSIDE)
     }
 }

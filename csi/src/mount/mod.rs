@@ -105,11 +105,12 @@ pub fn is_dead(fuse: BorrowedFd<'_>) -> bool {
 mod tests {
     use std::{fs, io::ErrorKind, path::Path};
 
+    use vsecm_node_agent_api::target::Target;
+
     use super::{
         lab::{Node, Server, TARGET, in_private_namespace},
         *,
     };
-    use crate::target::Target;
 
     fn mk_kubelet(dir: &Path) -> (Kubelet, Target) {
         (Kubelet::open(dir).unwrap(), TARGET.parse().unwrap())

@@ -3,50 +3,37 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 use vsecm_node_agent_api::{
     client::{AskError, chain, pauses},
     frame::{AgentReply, AgentRequest, Serving},
+    target::Target,
     volume::{VolumeId, VolumeRecord},
 };
 
-use super::{Held, Trouble, Volumes, lock};
-use crate::{
-    mount::{self, Detached, Kubelet, Occupant},
-    target::Target,
-};
+use super::{Held, Trouble, Volumes, Wait, lock};
+use crate::mount::{self, Detached, Kubelet, Occupant};
 
 impl Volumes {
     /// Tries until `end` for as long as only a peer is missing.
-    pub(super) async fn bring_up(
-        &self,
-        record: &VolumeRecord,
-        end: Instant,
-        cancel: &CancellationToken,
-    ) -> Result<(), Trouble> {
+    pub(super) async fn bring_up(&self, record: &VolumeRecord, wait: &Wait) -> Result<(), Trouble> {
         for pause in pauses() {
-            let error = match self.attempt(record, end, cancel).await {
+            let error = match self.attempt(record, wait).await {
                 Err(error @ (Trouble::Peer(_) | Trouble::Dead)) => error,
                 done => return done,
             };
-            if Instant::now() + pause > end {
+            if Instant::now() + pause > wait.end {
                 return Err(error);
             }
             tracing::warn!(volume = %record.volume, error = chain(&error), "publish: once more");
             tokio::select! {
                 () = sleep(pause) => {}
-                () = cancel.cancelled() => break,
+                () = wait.cancel.cancelled() => break,
             }
         }
         Err(Trouble::Cancelled)
     }
 
-    async fn attempt(
-        &self,
-        record: &VolumeRecord,
-        end: Instant,
-        cancel: &CancellationToken,
-    ) -> Result<(), Trouble> {
+    async fn attempt(&self, record: &VolumeRecord, wait: &Wait) -> Result<(), Trouble> {
         let target: Target = record.target.parse()?;
         if let Some(held) = self.find(record, &target).await? {
             match self.serve_on(&held).await {
@@ -55,8 +42,8 @@ impl Volumes {
             }
         }
         tokio::select! {
-            gate = self.gate(record, end) => gate?,
-            () = cancel.cancelled() => return Err(Trouble::Cancelled),
+            gate = self.gate(record, wait.end) => gate?,
+            () = wait.cancel.cancelled() => return Err(Trouble::Cancelled),
         }
         // from here to the end nothing waits for long, and nothing is cancelled half-way
         let done = self.set_up(record, &target).await;

@@ -25,13 +25,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use vsecm_node_agent_api::{
     client::{AskError, Door},
+    target::{Target, TargetError},
     volume::{VolumeId, VolumeRecord},
 };
 
-use crate::{
-    mount::{Kubelet, MountError},
-    target::{Target, TargetError},
-};
+use crate::mount::{Kubelet, MountError};
 
 /// Why a volume is not up, or not down. All of it can heal: the kubelet hears UNAVAILABLE and
 /// comes again.
@@ -74,6 +72,12 @@ impl Held {
         let (fuse, writable, swapping) = (fuse.map(Arc::new), None, Arc::default());
         Self { record, fuse, writable, swapping }
     }
+}
+
+/// How long a publish may wait.
+struct Wait {
+    end: Instant,
+    cancel: CancellationToken,
 }
 
 #[derive(Clone, Debug)]
@@ -124,14 +128,14 @@ impl Volumes {
     /// Brings a volume up, or finds it up.
     pub(crate) async fn publish(self: &Arc<Self>, record: VolumeRecord) -> Result<(), Trouble> {
         let (this, lane) = (Arc::clone(self), self.lane(&record.volume));
-        let end = Instant::now() + self.hold;
+        let wait = Wait { end: Instant::now() + self.hold, cancel: lane.cancel };
         let task = async move {
             let _turn = tokio::select! {
                 biased;
-                () = lane.cancel.cancelled() => return Err(Trouble::Cancelled),
-                turn = timeout_at(end, lane.turn.lock()) => turn.map_err(|_late| Trouble::Busy)?,
+                () = wait.cancel.cancelled() => return Err(Trouble::Cancelled),
+                turn = timeout_at(wait.end, lane.turn.lock()) => turn.map_err(|_late| Trouble::Busy)?,
             };
-            this.bring_up(&record, end, &lane.cancel).await
+            this.bring_up(&record, &wait).await
         };
         self.tasks.spawn(task).await?
     }

@@ -21,11 +21,8 @@ use crate::mount::{Kubelet, Occupant};
 impl Volumes {
     pub(super) async fn settle(&self, volume: &VolumeId) -> Result<(), AskError> {
         let settled = timeout(PATIENCE, self.settle_in_turn(volume)).await;
-        let settled = settled.unwrap_or(Err(AskError::Late(self.keeper.name)));
-        if settled.is_err() {
-            self.state.unsettled.notify_one();
-        }
-        settled
+        let late = |_| Err(AskError::Late(self.keeper.name));
+        settled.unwrap_or_else(late).inspect_err(|_| self.state.unsettled.notify_one())
     }
 
     pub(super) async fn settle_later(&self, volume: &VolumeId) {

@@ -1,9 +1,9 @@
 //! Unpublish, and what a failed publish leaves: back to nothing, whatever is there.
 
-use vsecm_node_agent_api::{client::chain, volume::VolumeId};
+use vsecm_node_agent_api::{client::chain, target::Target, volume::VolumeId};
 
 use super::{Trouble, Volumes, lock};
-use crate::{mount::Kubelet, target::Target};
+use crate::mount::Kubelet;
 
 impl Volumes {
     /// Takes a volume away: twice, without a mount, with a dead server, with no peer at all. The

@@ -378,9 +378,14 @@ fn an_order_swaps_and_a_server_that_hangs_hangs_one_thread_only() {
         };
         silent(RENAME);
         let short = Duration::from_millis(50);
-        let late = duty::swap_within(short, held.clone(), &order(3, "csi-1")).await.unwrap_err();
+        let swap = async |id| duty::carry_out(short, Some(held.clone()), &order(id, "csi-1")).await;
+        let failure = |outcome| match outcome {
+            OrderOutcome::Failed { reason } => reason,
+            other => panic!("{other:?}"),
+        };
+        let late = failure(swap(3).await);
         assert!(late.starts_with("no answer"), "{late}");
-        let refused = duty::swap_within(short, held.clone(), &order(4, "csi-1")).await.unwrap_err();
+        let refused = failure(swap(4).await);
         assert!(refused.starts_with("the swap before"), "{refused}");
         bench.unpublish().await.expect("a hanging swap holds up no unpublish");
         lock(&bench.agent).served.clear();

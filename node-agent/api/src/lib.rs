@@ -11,15 +11,18 @@
 //! as a sealed memfd between node-agent and keeper ([I7]).
 //!
 //! - [`volume`]: the nouns, parsed once;
+//! - [`attributes`], [`target`]: the same, from what the kubelet says;
 //! - [`frame`]: requests and replies of the three conversations;
 //! - [`peer`]: who may talk;
 //! - [`channel`]: frames and descriptors on a socket;
 //! - [`client`]: typed, bounded questions to node-agent and keeper;
 //! - [`process`]: what each of these processes does first.
 
+pub mod attributes;
 pub mod channel;
 pub mod client;
 pub mod frame;
 pub mod peer;
 pub mod process;
+pub mod target;
 pub mod volume;

@@ -1,8 +1,8 @@
-//! Where the kubelet wants a volume.
+//! Where the kubelet wants a volume: [`VolumeRecord::target`](crate::volume::VolumeRecord::target), parsed.
 
 use std::{fmt, str::FromStr};
 
-use vsecm_node_agent_api::volume::{ParseError, PodUid};
+use crate::volume::{ParseError, PodUid};
 
 /// Why a path is not a target of ours.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -44,7 +44,10 @@ impl Target {
             return Err(TargetError::Relative(kubelet.to_owned()));
         }
         let inside = path.strip_prefix(kubelet).and_then(|p| p.strip_prefix('/'));
-        inside.map_or_else(|| Err(TargetError::Elsewhere(kubelet.to_owned())), str::parse)
+        inside.map_or_else(
+            || Err(TargetError::Elsewhere(kubelet.to_owned())),
+            str::parse,
+        )
     }
 
     /// The folder that holds [`LEAF`], below the kubelet's.
@@ -107,8 +110,11 @@ mod tests {
             refusal("pods/1/volumes/kubernetes.io~csi/v/mount"),
             TargetError::Relative(kubelet())
         );
-        for path in [KUBELET, "/var/lib/kubelet2/pods/1/volumes/kubernetes.io~csi/v/mount", "/etc"]
-        {
+        for path in [
+            KUBELET,
+            "/var/lib/kubelet2/pods/1/volumes/kubernetes.io~csi/v/mount",
+            "/etc",
+        ] {
             assert_eq!(refusal(path), TargetError::Elsewhere(kubelet()), "{path}");
         }
     }
