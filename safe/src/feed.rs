@@ -25,7 +25,8 @@ use vsecm_safe_api::{
 };
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::vault::{Selected, Slot, Version};
+use crate::entry::{Selected, Version};
+use crate::vault::Slot;
 
 /// Bytes before a gRPC message: one for compression, four for the length.
 const PREFIX_BYTES: usize = 5;
@@ -268,7 +269,7 @@ mod tests {
     use vsecm_safe_api::state::{Format, State};
 
     use super::*;
-    use crate::vault::{Draft, Entry};
+    use crate::entry::{Draft, Entry};
 
     fn at(second: i64) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp(second).unwrap()

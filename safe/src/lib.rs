@@ -7,7 +7,7 @@
 //! node-agent <--Watch-- grpc <- feed                        one encoded frame for all watchers
 //! ```
 //!
-//! - [`vault`]: which version is served when; pure.
+//! - [`entry`]: one key's versions, and which is served when; [`vault`]: all keys; pure.
 //! - [`policy`]: who may do what; pure.
 //! - [`custodian`]: the task that owns vault, store and seal.
 //! - [`feed`]: what is published now, and who watches it.
@@ -28,6 +28,7 @@ pub mod app;
 pub mod args;
 pub mod audit;
 pub mod custodian;
+pub mod entry;
 pub mod feed;
 pub mod grpc;
 pub mod identity;

@@ -6,9 +6,10 @@ use time::OffsetDateTime;
 use vsecm_safe_api::{client::chain, name::SecretKey, position::Revision};
 
 use crate::{
+    entry::Entry,
     seal::{Fingerprint, OpenError, Sealer, StoredRecords, peek},
     store::{Found, Store},
-    vault::{Entry, Slot, Vault},
+    vault::{Slot, Vault},
 };
 
 /// A record that cannot be read may have held the newest revision; no revision is ever given to

@@ -7,9 +7,9 @@ use vsecm_safe_api::{client::chain, name::SecretKey, position::Revision};
 
 use super::WriteError;
 use crate::{
+    entry::Entry,
     seal::{SealError, Sealer},
     store::{Store, StoreError, Write},
-    vault::Entry,
 };
 
 /// Who is told when a record is durable.

@@ -7,7 +7,8 @@ use vsecm_safe_api::{
     state::{Format, Reason},
 };
 
-use crate::vault::{Selected, Slot};
+use crate::entry::Selected;
+use crate::vault::Slot;
 
 /// One line of an operator's list.
 #[derive(Debug)]

@@ -23,11 +23,12 @@ use self::batch::{Batch, Persisted, Waiting, add, persist};
 pub use self::listed::Listed;
 use self::listed::listed;
 use crate::{
+    entry::{Draft, Entry, PutError},
     feed::Feed,
     recovery::Recovered,
     seal::Sealer,
     store::Store,
-    vault::{Draft, Entry, PutError, Slot, Vault},
+    vault::{Slot, Vault},
 };
 
 /// Writes in one batch at most: bounds memory (1 MiB each) and the time of the first of them.
@@ -222,8 +223,14 @@ impl Custodian {
         now: OffsetDateTime,
     ) {
         let revision = self.revision.next();
-        match Entry::put(self.latest(batch, &key), draft, revision, now) {
+        let previous = self.latest(batch, &key);
+        let waited = previous.map_or(0, |entry| entry.pending(now));
+        match Entry::put(previous, draft, revision, now) {
             Ok(entry) => {
+                // an operator may have forgotten what was scheduled
+                if entry.pending(now) < waited {
+                    tracing::warn!(secret = %key, "a put replaced versions that were to come later");
+                }
                 self.revision = revision;
                 add(batch, key, entry, Waiting::Put(reply, revision));
             }

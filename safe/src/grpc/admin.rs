@@ -17,7 +17,7 @@ use vsecm_safe_api::{
 };
 
 use super::{About, Caller, Services, status};
-use crate::{custodian::Listed, policy::Action, vault::Draft};
+use crate::{custodian::Listed, entry::Draft, policy::Action};
 
 pub(super) struct AdminService(Arc<Services>);
 

@@ -19,7 +19,7 @@ use super::{
     key::{Fingerprint, RootKey},
     record::{self, DecodeError},
 };
-use crate::vault::Entry;
+use crate::entry::Entry;
 
 /// Type of our stanza.
 const STANZA: &str = "vsecm.com/record";

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use vsecm_safe_api::{name::SecretKey, position::Revision, state::Format, value::SecretValue};
 use zeroize::Zeroizing;
 
-use crate::vault::{Entry, Version};
+use crate::entry::{Entry, Version};
 
 /// Purpose and version of the encoding ([I11]).
 const MAGIC: &[u8] = b"vsecm safe record 1\n";
