@@ -6,16 +6,22 @@ use nix::sys::{
     prctl,
     resource::{Resource, setrlimit},
 };
+use rustls::SupportedCipherSuite;
 use tracing_subscriber::EnvFilter;
 
 /// Makes this process's memory unreadable to others and to core dumps ([I9]), and chooses the
-/// one TLS provider of this system.
+/// one TLS provider of this system, which speaks TLS 1.3 only.
 ///
 /// First thing in `main`: a child does not inherit it over `exec`.
 pub fn harden() -> io::Result<()> {
     prctl::set_dumpable(false)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    let installed = rustls::crypto::ring::default_provider().install_default();
+    let mut provider = rustls::crypto::ring::default_provider();
+    // other crates compile TLS 1.2 in, and spiffe-rustls has no switch: without a suite of it,
+    // it is never spoken
+    let is_tls13 = |suite: &SupportedCipherSuite| suite.tls13().is_some();
+    provider.cipher_suites.retain(is_tls13);
+    let installed = provider.install_default();
     installed.map_err(|_other| io::Error::other("another TLS provider is installed already"))
 }
 
