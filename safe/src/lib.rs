@@ -1,8 +1,8 @@
 //! Custody: the one place where secrets rest.
 //!
 //! ```text
-//! sentinel --Put--> grpc -> custodian -> seal -> store      persist, then acknowledge [I1],
-//!                              |                            then publish
+//! sentinel --Put--> grpc -> custodian -> seal -> store      persist, then publish, then
+//!                              |                            acknowledge [I1]
 //!                              v
 //! node-agent <--Watch-- grpc <- feed                        one encoded frame for all watchers
 //! ```
