@@ -6,8 +6,11 @@
 use std::{
     env,
     ffi::OsString,
-    io,
-    os::unix::process::CommandExt as _,
+    fs, io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::process::CommandExt as _,
+    },
     path::Path,
     process::Command,
     thread,
@@ -16,12 +19,18 @@ use std::{
 
 use nix::{
     errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         prctl,
         signal::{SigSet, Signal, kill},
+        signalfd::{SfdFlags, SignalFd},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{Pid, getppid},
+};
+use rustix::{
+    fs::OFlags,
+    process::{PidfdFlags, pidfd_open},
 };
 use tracing::{error, info, warn};
 
@@ -67,6 +76,8 @@ pub fn supervise() -> Result<u8, SupervisorError> {
         .into_iter()
         .collect();
     signals.thread_block().map_err(SupervisorError::Wait)?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&signals, flags).map_err(SupervisorError::Wait)?;
     // once: after the file was replaced the kernel would name one that is gone
     let program = env::current_exe().map_err(SupervisorError::Start)?;
     let mut pause = Duration::ZERO;
@@ -116,20 +127,41 @@ fn command(program: &Path) -> Command {
 }
 
 /// Until the child is dead: `None` if it is to be started again, else this process's exit code.
-fn watch_over(child: Pid, signals: &SigSet) -> Result<Option<u8>, SupervisorError> {
+///
+/// A killed child can linger: one of its threads may wait in the kernel, unkillably, for a reader
+/// who waits for an answer of this very child. Only a successor can give that answer, so it is the
+/// death of the child's first thread that counts, not the end of all.
+fn watch_over(child: Pid, signals: &SignalFd) -> Result<Option<u8>, SupervisorError> {
+    let first_thread = FirstThread::of(child)?;
     let mut stopping = false;
     loop {
-        match signals.wait().map_err(SupervisorError::Wait)? {
-            Signal::SIGCHLD => {}
-            signal => {
-                stopping = true;
-                info!(%signal, "stopping the server");
-                if let Err(error) = kill(child, Signal::SIGTERM) {
-                    warn!(%error, "the server cannot be told to stop");
-                }
+        if stopping {
+            signalled(signals, FirstThread::LOOK)?;
+        } else {
+            first_thread.wait_with(signals)?;
+        }
+        while let Some(signal) = signals.read_signal().map_err(SupervisorError::Wait)? {
+            if signal.ssi_signo == Signal::SIGCHLD as u32 {
+                continue;
+            }
+            stopping = true;
+            info!(signal = signal.ssi_signo, "stopping the server");
+            if let Err(error) = kill(child, Signal::SIGTERM) {
+                warn!(%error, "the server cannot be told to stop");
             }
         }
-        let Some(status) = reap(child)? else { continue };
+        let status = match reap(child)? {
+            Some(status) => status,
+            None if stopping || !first_thread.is_dead()? => continue,
+            // its other threads have a moment to end as well
+            None => {
+                signalled(signals, LINGER)?;
+                reap(child)?.unwrap_or_else(|| {
+                    warn!("the server died, and lingers until a reader has its answer");
+                    WaitStatus::StillAlive
+                })
+            }
+        };
         if stopping {
             let code = match status {
                 WaitStatus::Exited(_, code) => u8::try_from(code).unwrap_or(1),
@@ -139,6 +171,68 @@ fn watch_over(child: Pid, signals: &SigSet) -> Result<Option<u8>, SupervisorErro
         }
         error!(?status, "the server died, and is started again");
         return Ok(None);
+    }
+}
+
+/// How long a dead server's other threads may take to end: microseconds, unless one is stuck.
+const LINGER: Duration = Duration::from_millis(20);
+
+fn signalled(signals: &SignalFd, within: Duration) -> Result<(), SupervisorError> {
+    let within = PollTimeout::try_from(within).unwrap_or(PollTimeout::ZERO);
+    let mut signals = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut signals, within) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(e) => Err(SupervisorError::Wait(e)),
+    }
+}
+
+/// The life of a process's first thread.
+enum FirstThread {
+    /// Readable when the thread has exited.
+    Pidfd(OwnedFd),
+    /// Looked at now and then.
+    Proc(Pid),
+}
+
+impl FirstThread {
+    /// `PIDFD_THREAD`, which is `O_EXCL` (Linux 6.9): the end of one thread, not of the process.
+    const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
+
+    /// How often an older kernel's `/proc` is looked at: stalls of readers are to stay below 250 ms.
+    const LOOK: Duration = Duration::from_millis(50);
+
+    fn of(child: Pid) -> Result<Self, SupervisorError> {
+        let pid = rustix::process::Pid::from_raw(child.as_raw());
+        let pid = pid.ok_or(SupervisorError::Wait(Errno::ESRCH))?;
+        Ok(pidfd_open(pid, Self::THREAD).map_or(Self::Proc(child), Self::Pidfd))
+    }
+
+    /// Until a signal has come or the thread may be dead.
+    fn wait_with(&self, signals: &SignalFd) -> Result<(), SupervisorError> {
+        let Self::Pidfd(pidfd) = self else {
+            return signalled(signals, Self::LOOK);
+        };
+        let mut either = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut either, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(e) => Err(SupervisorError::Wait(e)),
+        }
+    }
+
+    fn is_dead(&self) -> Result<bool, SupervisorError> {
+        match self {
+            Self::Pidfd(pidfd) => {
+                let mut thread = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+                let ready = poll(&mut thread, PollTimeout::ZERO).map_err(SupervisorError::Wait)?;
+                Ok(ready > 0)
+            }
+            // the state stands after the name, which is in parentheses and may hold some itself
+            Self::Proc(pid) => Ok(fs::read_to_string(format!("/proc/{pid}/stat"))
+                .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|s| s.starts_with('Z')))),
+        }
     }
 }
 
@@ -201,5 +295,26 @@ mod tests {
             pauses.push(pause.as_millis());
         }
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+    }
+
+    #[test]
+    fn the_death_of_a_first_thread_is_seen_before_it_is_reaped() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        for watch in [FirstThread::of(pid).unwrap(), FirstThread::Proc(pid)] {
+            assert!(!watch.is_dead().unwrap());
+        }
+        let by_pidfd = FirstThread::of(pid).unwrap();
+        child.kill().unwrap();
+        let none = SignalFd::new(&SigSet::empty()).unwrap();
+        if matches!(by_pidfd, FirstThread::Pidfd(_)) {
+            by_pidfd.wait_with(&none).unwrap();
+            assert!(by_pidfd.is_dead().unwrap());
+        }
+        let by_proc = FirstThread::Proc(pid);
+        while !by_proc.is_dead().unwrap() {
+            by_proc.wait_with(&none).unwrap();
+        }
+        child.wait().unwrap();
     }
 }
