@@ -94,11 +94,13 @@ fn found(mirror: &Mirror, node: &Node<'_>, reply: ReplyEntry) {
     if let Node::File(edition, _) | Node::Folder(edition) = node {
         edition.looked_up().fetch_add(1, Relaxed);
     }
-    reply.entry(
-        &FOREVER,
-        &attr(&attributes),
-        Generation(attributes.generation),
-    );
+    // a folder that went is found by walks under way only: the name is not remembered
+    let name_ttl = match node {
+        Node::Folder(edition) if !edition.is_listed() => Duration::ZERO,
+        _ => FOREVER,
+    };
+    let generation = Generation(attributes.generation);
+    reply.entry_with_ttls(&FOREVER, &name_ttl, &attr(&attributes), generation);
 }
 
 /// The rest of the protocol: refused, or not there (which the kernel remembers). Not left to

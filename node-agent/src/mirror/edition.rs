@@ -15,6 +15,9 @@ use crate::tree::Tree;
 /// that had reached its folder is over by then.
 pub(super) const WALK_GRACE: Duration = Duration::from_secs(5);
 
+/// A path walk that has read the old `..data` finds the folder for this long.
+const PASS_GRACE: Duration = Duration::from_secs(1);
+
 /// A version that came from a predecessor is held by an unknown number of descriptors; this long
 /// they can still read pages that the kernel has dropped.
 const INHERITED_GRACE: Duration = Duration::from_mins(1);
@@ -74,6 +77,11 @@ impl Edition {
         self.place == Place::Listed
     }
 
+    /// Whether its folder went so lately that a path walk may still come by.
+    pub(super) fn is_passable(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) < PASS_GRACE
+    }
+
     /// Whether `ino` is the inode of a file whose name was removed.
     pub(super) fn is_unlinked(&self, ino: u64) -> bool {
         self.unlinked.contains(&ino)
@@ -95,6 +103,11 @@ impl Edition {
         self.since = Instant::now();
     }
 
+    /// Whether a path walk may be inside its folder, which went.
+    pub(super) fn is_walked(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) < WALK_GRACE
+    }
+
     /// Whether somebody may still read it.
     pub(super) fn is_needed(&self, now: Instant) -> bool {
         let age = now.saturating_duration_since(self.since);
@@ -102,6 +115,6 @@ impl Edition {
             Origin::Own => self.looked_up.load(Relaxed) > 0,
             Origin::Inherited => age < INHERITED_GRACE,
         };
-        self.is_listed() || held || age < WALK_GRACE
+        self.is_listed() || held || self.is_walked(now)
     }
 }

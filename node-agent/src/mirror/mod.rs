@@ -16,7 +16,7 @@ use vsecm_node_agent_api::volume::VersionDir;
 use crate::{
     inode::{Kind, Numbers, ROOT, name_part},
     snapshot::VersionId,
-    tree::{File, Looks, Tree},
+    tree::{File, Looks, Nothing, Source, Tree},
 };
 
 use self::links::Links;
@@ -128,16 +128,6 @@ impl Mirror {
             .map(|s| Arc::clone(s.tree()))
     }
 
-    /// Folders at the root other than the one that is shown.
-    pub fn others(&self) -> Vec<VersionDir> {
-        let other = |s: &&Edition| s.is_listed() && *s.tree().dir() != self.data;
-        self.editions
-            .iter()
-            .filter(other)
-            .map(|s| s.tree().dir().clone())
-            .collect()
-    }
-
     /// Adds a version's folder to the root, beside the one that is shown.
     pub fn stage(&mut self, tree: Arc<Tree>, origin: Origin) {
         self.editions.push(Edition::new(tree, origin));
@@ -148,11 +138,24 @@ impl Mirror {
         self.swap = swap;
     }
 
-    /// Takes a folder that is not shown from the root, without csi.
-    pub fn withdraw(&mut self, dir: &VersionDir) {
-        if *dir != self.data {
-            self.retire(dir.as_str());
-        }
+    /// Takes all folders from the root that are neither shown nor `kept`, without csi.
+    ///
+    /// This is how versions go: an rmdir would end path walks that have just come by the folder
+    /// with ENOENT, and would empty a container's subPath of a folder. Here whoever is inside
+    /// still finds the files; the caller tells the kernel.
+    pub fn withdraw_others(&mut self, kept: Option<&VersionDir>) -> Vec<Arc<Tree>> {
+        let data = self.data.clone();
+        let is_other = |e: &&mut Edition| {
+            let dir = e.tree().dir();
+            e.is_listed() && *dir != data && Some(dir) != kept
+        };
+        let others = self.editions.iter_mut().filter(is_other);
+        others
+            .map(|edition| {
+                edition.retire();
+                Arc::clone(edition.tree())
+            })
+            .collect()
     }
 
     /// Forgets versions that nobody can read any more.
@@ -174,6 +177,17 @@ impl Mirror {
         }
     }
 
+    /// Versions that went, and that the kernel still has inodes of: a late walk may have left names
+    /// behind, or a descriptor is held.
+    pub fn lingering(&self, now: Instant) -> Vec<Arc<Tree>> {
+        let lingers = |e: &&Edition| !e.is_listed() && !e.is_walked(now);
+        self.editions
+            .iter()
+            .filter(lingers)
+            .map(|edition| Arc::clone(edition.tree()))
+            .collect()
+    }
+
     /// How many versions are in memory.
     pub fn versions(&self) -> usize {
         self.editions.len()
@@ -182,6 +196,20 @@ impl Mirror {
     fn listed(&self, dir: &str) -> Option<&Edition> {
         let is_it = |s: &&Edition| s.is_listed() && s.tree().dir().as_str() == dir;
         self.editions.iter().find(is_it)
+    }
+
+    /// The folder of that name, also one that went a moment ago: a path walk may have read the
+    /// old `..data` just before.
+    fn passable(&self, dir: &str) -> Option<&Edition> {
+        let now = Instant::now();
+        let is_recent = |e: &&Edition| e.tree().dir().as_str() == dir && e.is_passable(now);
+        let is_revoked = || {
+            let source = self.shown().map(|tree| tree.source());
+            matches!(source, Some(Source::Nothing(Nothing::Revoked)))
+        };
+        let recent = || self.editions.iter().rev().find(is_recent);
+        self.listed(dir)
+            .or_else(|| if is_revoked() { None } else { recent() })
     }
 
     fn pointer_ino(&self, dir: &VersionDir) -> u64 {
@@ -203,7 +231,7 @@ impl Mirror {
             DATA_TMP => self.data_tmp.as_ref().map(Node::Pointer),
             _ => match self.links.by_name.get_key_value(name) {
                 Some((name, _ino)) => Some(Node::Link(name)),
-                None => self.listed(name).map(Node::Folder),
+                None => self.passable(name).map(Node::Folder),
             },
         }
     }

@@ -58,7 +58,7 @@ fn a_swap_shows_the_new_version_and_takes_the_old_one_away() {
         [DATA, "b", "c", "secrets.json", "..2"]
     );
     assert_eq!(mirror.shown().unwrap().dir(), &dir("..2"));
-    assert!(mirror.others().is_empty());
+    assert!(mirror.withdraw_others(None).is_empty());
 }
 
 #[test]
@@ -164,12 +164,29 @@ fn a_link_whose_making_was_not_seen_is_not_published() {
 }
 
 #[test]
-fn a_folder_can_be_withdrawn_without_csi_but_not_the_one_that_is_shown() {
+fn a_version_goes_without_csi_and_walks_that_are_under_way_find_it() {
     let mut mirror = staged("{\"a\":1}", "{\"a\":2}");
-    mirror.withdraw(&dir("..2"));
-    mirror.withdraw(&dir("..1"));
-    assert!(!mirror.is_listed(&dir("..2")));
+    mirror.symlink(ROOT, DATA_TMP, "..2").unwrap();
+    mirror.rename((ROOT, DATA_TMP), (ROOT, DATA)).unwrap();
+    let gone = mirror.withdraw_others(None);
+    assert_eq!(gone.len(), 1);
+    assert_eq!(names(&mirror, ROOT), [DATA, "a", "secrets.json", "..2"]);
+    let Some(Node::Folder(edition)) = mirror.lookup(ROOT, "..1") else {
+        panic!("a walk may still come by");
+    };
+    assert!(!edition.is_listed());
+    let folder = edition.tree().ino();
+    assert!(mirror.lookup(folder, "a").is_some());
+    assert!(!edition.is_passable(Instant::now() + WALK_GRACE));
+}
+
+#[test]
+fn the_version_that_is_shown_and_the_one_to_be_shown_stay() {
+    let mut mirror = staged("{\"a\":1}", "{\"a\":2}");
+    assert!(mirror.withdraw_others(Some(&dir("..2"))).is_empty());
+    assert_eq!(mirror.withdraw_others(None).len(), 1);
     assert!(mirror.is_listed(&dir("..1")));
+    assert!(!mirror.is_listed(&dir("..2")));
 }
 
 proptest! {

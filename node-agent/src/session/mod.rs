@@ -19,7 +19,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socke
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use crate::{filesystem::VolumeFilesystem, inode::ROOT, mirror::DATA, view::View};
+use crate::{filesystem::VolumeFilesystem, inode::ROOT, mirror::DATA, tree::Tree, view::View};
 
 mod adopt;
 
@@ -223,6 +223,19 @@ impl Serving {
         if let Err(error) = told {
             debug!(name, %error, "a name could not be invalidated");
         }
+    }
+
+    /// Takes a version's names from the kernel: watchers of its files hear of their end, as on a
+    /// Secret volume. Path walks inside the folder go on.
+    pub fn forget_version(&self, tree: &Tree) {
+        for file in tree.files() {
+            let (folder, ino) = (INodeNo(tree.ino()), INodeNo(file.ino()));
+            let name = file.name().as_str();
+            if let Err(error) = self.notifier.delete(folder, ino, name.as_ref()) {
+                debug!(name, %error, "a file's end could not be told");
+            }
+        }
+        self.forget_name(tree.dir().as_str());
     }
 
     /// Makes the kernel list the root again.

@@ -36,14 +36,12 @@ fn names(path: &Path) -> Vec<String> {
 fn rotate(view: &View, serving: &Serving, root: &Path, revision: u64, text: &str) {
     let new = Arc::new(tree(revision, text));
     let publish = new.dir().clone();
-    let old = view.set(|mirror| {
-        let old = mirror.shown().unwrap().dir().clone();
+    view.set(|mirror| {
         mirror.stage(Arc::clone(&new), Origin::Own);
         mirror.expect(Some(Swap {
             publish: publish.clone(),
-            retire: Some(old.clone()),
+            retire: None,
         }));
-        old
     });
     serving.forget_name(publish.as_str());
     serving.forget_listing();
@@ -62,15 +60,15 @@ fn rotate(view: &View, serving: &Serving, root: &Path, revision: u64, text: &str
             fs::remove_file(at(&name)).unwrap();
         }
     }
-    let retired = at(old.as_str());
-    for name in names(&retired) {
-        fs::remove_file(retired.join(name)).unwrap();
-    }
-    fs::remove_dir(retired).unwrap();
-    view.set(|mirror| {
+    let gone = view.set(|mirror| {
         mirror.expect(None);
-        mirror.prune(std::time::Instant::now());
+        mirror.withdraw_others(None)
     });
+    for tree in gone {
+        serving.forget_version(&tree);
+    }
+    serving.forget_listing();
+    view.set(|mirror| mirror.prune(std::time::Instant::now()));
 }
 
 #[test]
@@ -229,19 +227,12 @@ fn no_reader_sees_a_torn_or_stale_version_during_a_thousand_rotations() {
         let (serving, _end) = serve(&view, fuse, Start::Fresh).unwrap();
         let published = std::sync::atomic::AtomicU64::new(1);
         let stop = AtomicBool::new(false);
-        let read = |path: &Path| loop {
-            // a path walk can meet the old folder in the moment of its removal, as on any volume
-            match fs::read_to_string(path) {
-                Ok(text) => return text,
-                Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}"),
-            }
-        };
         let hammer = |name: &'static str| {
             let path = mount.path(name);
             let mut reads = 0_u64;
             while !stop.load(Relaxed) {
                 let oldest = published.load(Relaxed);
-                let text = read(&path);
+                let text = fs::read_to_string(&path).unwrap();
                 let revision: u64 = text[..8].parse().unwrap();
                 assert_eq!(text, format!("{revision:08}").repeat(1024), "torn");
                 assert!(revision >= oldest, "stale: {revision} after {oldest}");
@@ -261,8 +252,12 @@ fn no_reader_sees_a_torn_or_stale_version_during_a_thousand_rotations() {
                 assert!(hammer.join().unwrap() > 0);
             }
         });
+        let later = std::time::Instant::now() + Duration::from_mins(1);
+        for tree in view.load().lingering(later) {
+            serving.forget_version(&tree);
+        }
         view.set(|mirror| {
-            mirror.prune(std::time::Instant::now() + Duration::from_mins(1));
+            mirror.prune(later);
             assert_eq!(mirror.versions(), 1, "the kernel has forgotten the others");
         });
     });

@@ -23,9 +23,16 @@ pub(super) struct Shown {
     serving: Arc<Serving>,
     /// Hears of the session's end.
     pub(super) end: oneshot::Receiver<End>,
-    /// A predecessor may have died between two versions: it is not known whether watchers in the
-    /// pod were told of the newer one.
-    doubt: Option<VersionDir>,
+    told: Told,
+}
+
+/// Whether watchers in the pod know of the version that is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// They do.
+    Surely,
+    /// A predecessor may have died between two versions: they are told again.
+    Perhaps,
 }
 
 impl Shown {
@@ -42,12 +49,10 @@ impl Shown {
             Start::Resumed => Origin::Inherited,
         };
         let numbers = Numbers::new(record.volume.as_str());
-        let mut doubt = None;
         let mut older_trees: Vec<Tree> = Vec::new();
         for snapshot in older {
             let taken = |dir: &VersionDir| older_trees.iter().any(|tree| tree.dir() == dir);
             if let Some(tree) = build(record, &numbers, Source::Said(snapshot), taken) {
-                doubt = Some(tree.dir().clone());
                 older_trees.push(tree);
             }
         }
@@ -55,6 +60,11 @@ impl Shown {
         let tree = build(record, &numbers, source, taken).ok_or_else(|| {
             SessionError::Start(std::io::Error::other("the version has no folder name"))
         })?;
+        let told = if older_trees.is_empty() {
+            Told::Surely
+        } else {
+            Told::Perhaps
+        };
         let mut mirror = Mirror::new(numbers.clone(), Arc::new(tree), origin);
         for tree in older_trees {
             mirror.stage(Arc::new(tree), origin);
@@ -71,7 +81,7 @@ impl Shown {
             view,
             serving: Arc::new(serving),
             end,
-            doubt,
+            told,
         })
     }
 
@@ -88,54 +98,51 @@ impl Shown {
 
     /// Makes the tree ready for readers to see `source`, and says what csi is to do; `None` if
     /// there is nothing to do.
-    pub(super) async fn prepare(&mut self, source: &Source) -> Option<Swap> {
+    pub(super) async fn prepare(&self, source: &Source) -> Option<Swap> {
         let mirror = self.view.load();
         let shown = mirror.shown()?;
         if shown.source().id() == source.id() {
-            let retire = self.doubt.take().filter(|dir| mirror.is_listed(dir))?;
-            let swap = Swap {
-                publish: shown.dir().clone(),
-                retire: Some(retire),
-            };
-            self.view.set(|mirror| mirror.expect(Some(swap.clone())));
-            return Some(swap);
+            return (self.told == Told::Perhaps).then(|| self.expect(shown.dir()));
         }
-        self.doubt = None;
         let tree = if let Some(staged) = mirror.staged(source.id()) {
             staged
         } else {
             let taken = |dir: &VersionDir| mirror.is_listed(dir);
             Arc::new(build(&self.record, &self.numbers, source.clone(), taken)?)
         };
-        let swap = Swap {
-            publish: tree.dir().clone(),
-            retire: Some(shown.dir().clone()),
-        };
-        let mut changed = self.view.set(|mirror| {
-            let others = withdraw_others(mirror, Some(tree.dir()));
+        let gone = self.view.set(|mirror| {
+            let gone = mirror.withdraw_others(Some(tree.dir()));
             if !mirror.is_listed(tree.dir()) {
                 mirror.stage(Arc::clone(&tree), Origin::Own);
             }
-            mirror.expect(Some(swap.clone()));
-            others
+            gone
         });
-        changed.push(tree.dir().clone());
-        self.tell(changed).await;
-        Some(swap)
+        self.tell(gone, Some(tree.dir().clone())).await;
+        Some(self.expect(tree.dir()))
+    }
+
+    /// From now on csi may swap to `dir`. It is not asked to remove the version before: see
+    /// [`Mirror::withdraw_others`].
+    fn expect(&self, dir: &VersionDir) -> Swap {
+        let swap = Swap {
+            publish: dir.clone(),
+            retire: None,
+        };
+        self.view.set(|mirror| mirror.expect(Some(swap.clone())));
+        swap
     }
 
     /// After csi said that it swapped: whether readers see `source` now.
-    pub(super) async fn settle(&self, source: &Source) -> bool {
+    pub(super) async fn settle(&mut self, source: &Source) -> bool {
         if !self.shows(source) {
             return false;
         }
+        self.told = Told::Surely;
         let gone = self.view.set(|mirror| {
             mirror.expect(None);
-            withdraw_others(mirror, None)
+            mirror.withdraw_others(None)
         });
-        if !gone.is_empty() {
-            self.tell(gone).await;
-        }
+        self.tell(gone, None).await;
         self.prune();
         true
     }
@@ -145,13 +152,25 @@ impl Shown {
         self.view.set(|mirror| mirror.prune(Instant::now()));
     }
 
-    /// Makes the kernel look these names up again. On a thread of its own: the kernel may wait for
-    /// operations in flight, which the session answers.
-    async fn tell(&self, names: Vec<VersionDir>) {
+    /// Takes away what late path walks left of versions that went.
+    pub(super) async fn sweep(&self) {
+        let lingering = self.view.load().lingering(Instant::now());
+        if !lingering.is_empty() {
+            self.tell(lingering, None).await;
+        }
+        self.prune();
+    }
+
+    /// Tells the kernel of versions that went and one that came. On a thread of its own: the
+    /// kernel may wait for operations in flight, which the session answers.
+    async fn tell(&self, gone: Vec<Arc<Tree>>, came: Option<VersionDir>) {
         let serving = Arc::clone(&self.serving);
         let told = tokio::task::spawn_blocking(move || {
-            for name in names {
-                serving.forget_name(name.as_str());
+            for tree in gone {
+                serving.forget_version(&tree);
+            }
+            if let Some(dir) = came {
+                serving.forget_name(dir.as_str());
             }
             serving.forget_listing();
         });
@@ -159,19 +178,6 @@ impl Shown {
             error!(%failure, "the kernel was not told of a new version");
         }
     }
-}
-
-/// Takes folders from the root that are neither shown nor `kept`; returns them.
-fn withdraw_others(mirror: &mut Mirror, kept: Option<&VersionDir>) -> Vec<VersionDir> {
-    let others: Vec<_> = mirror
-        .others()
-        .into_iter()
-        .filter(|dir| Some(dir) != kept)
-        .collect();
-    for dir in &others {
-        mirror.withdraw(dir);
-    }
-    others
 }
 
 fn build(

@@ -199,7 +199,7 @@ impl Owner {
                 () = due(self.detach_due) => self.not_detached().await,
                 _tick = prune.tick() => {
                     if let Some(shown) = &self.shown {
-                        shown.prune();
+                        shown.sweep().await;
                     }
                     Next::Live
                 }

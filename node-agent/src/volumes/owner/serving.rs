@@ -73,7 +73,7 @@ impl Owner {
             return;
         }
         let Some(source) = self.desired() else { return };
-        let Some(shown) = &mut self.shown else { return };
+        let Some(shown) = &self.shown else { return };
         let Some(swap) = shown.prepare(&source).await else {
             self.swap_trouble = None;
             return;
@@ -85,7 +85,7 @@ impl Owner {
 
     pub(super) async fn swapped(&mut self, outcome: (Source, Result<(), DutyError>)) {
         let (source, outcome) = outcome;
-        let Some(shown) = &self.shown else { return };
+        let Some(shown) = &mut self.shown else { return };
         let trouble = match outcome {
             Ok(()) if shown.settle(&source).await => None,
             Ok(()) => Some("csi reported a swap that did not happen".to_owned()),
