@@ -215,4 +215,12 @@ mod tests {
             assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
         });
     }
+
+    #[test]
+    fn the_kernels_own_text_is_understood() {
+        let text = fs::read("/proc/self/mountinfo").unwrap();
+        let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty()).count();
+        assert_eq!(mountinfo::parse(&text).count(), lines);
+        assert!(mountinfo::topmost(&text, Path::new("/")).is_some());
+    }
 }
