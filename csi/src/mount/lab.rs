@@ -43,6 +43,8 @@ pub(crate) const SYMLINK: u32 = 6;
 pub(crate) const UNLINK: u32 = 10;
 pub(crate) const RMDIR: u32 = 11;
 pub(crate) const RENAME: u32 = 12;
+/// Every request.
+pub(crate) const ALL: u32 = u32::MAX;
 const ROOT: u64 = 1;
 
 #[derive(Debug)]
@@ -145,7 +147,7 @@ fn serve(mut device: &File, tree: &Mutex<Tree>) {
             continue;
         }
         let mut tree = tree.lock().unwrap();
-        if tree.silent_on == Some(opcode) {
+        if tree.silent_on.is_some_and(|silent| silent == opcode || silent == ALL) {
             tree.withheld.push(unique);
             continue;
         }

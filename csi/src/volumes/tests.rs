@@ -20,7 +20,7 @@ use crate::{
     duty, keeper,
     mount::{
         Occupant,
-        lab::{Node, RENAME, Server, in_private_namespace},
+        lab::{ALL, Node, RENAME, Server, in_private_namespace},
     },
 };
 
@@ -393,5 +393,22 @@ fn an_order_swaps_and_a_server_that_hangs_hangs_one_thread_only() {
         bench.unpublish().await.expect("a hanging swap holds up no unpublish");
         lock(&bench.agent).served.clear();
         let _free = held.swapping.lock().await;
+    });
+}
+
+#[test]
+fn a_server_that_answers_nothing_at_all_holds_up_neither_publish_nor_unpublish() {
+    story(|bench| async move {
+        bench.publish().await.unwrap();
+        let server = lock(&bench.agent).served.values_mut().find_map(Option::take).unwrap();
+        server.be_silent_on(ALL);
+        bench.publish().await.unwrap();
+        let successor = mk_volumes(&bench.dir);
+        successor.recover().await;
+        lock(&successor.state.held).values_mut().for_each(|held| held.writable = None);
+        successor.publish(mk_record(1)).await.expect("the clone is made without the server");
+        bench.unpublish().await.unwrap();
+        assert_eq!(bench.occupant(), Occupant::Free);
+        drop(server);
     });
 }

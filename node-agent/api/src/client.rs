@@ -286,9 +286,9 @@ where
         };
         let (failures, pause) = pauses.next().unwrap_or_default();
         if failures == 0 {
-            tracing::warn!(error = chain(&error), what);
+            tracing::warn!(error = chain(&error), "{what}");
         } else {
-            tracing::debug!(error = chain(&error), what);
+            tracing::debug!(error = chain(&error), "{what}");
         }
         sleep(pause).await;
     }
