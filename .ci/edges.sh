@@ -19,12 +19,15 @@ bans vsecm-sentinel       vsecm-safe vsecm-node-agent vsecm-node-agent-api vsecm
 bans vsecm-tests          vsecm-safe vsecm-node-agent age aes-gcm fuser kube
 
 # state machines and parsers do no I/O
-pure=(safe/src/vault.rs safe/src/policy.rs
+pure=(safe/src/entry.rs safe/src/vault.rs safe/src/policy.rs
       safe/api/src/name.rs safe/api/src/position.rs safe/api/src/role.rs safe/api/src/state.rs safe/api/src/value.rs
       node-agent/src/tree.rs csi/src/publish.rs csi/src/mount/mountinfo.rs)
 for module in "${pure[@]}"; do
   [ -f "$module" ] || { fail "$module is gone: update .ci/edges.sh"; continue; }
-  if grep -nE '\b(tokio|tonic|fuser|hyper|std::fs|std::net)(::|;)' "$module"; then fail "$module must stay pure"; fi
+  # tests, which stand last, may do what they like
+  if sed '/#\[cfg(test)\]/,$d' "$module" | grep -nE '\b(tokio|tonic|fuser|hyper|std::fs|std::net)(::|;)'; then
+    fail "$module must stay pure"
+  fi
 done
 
 top="Cargo.lock Cargo.toml CHANGELOG.md LICENSE Makefile README.md charts clippy.toml csi deny.toml docs node-agent rust-toolchain.toml rustfmt.toml safe sentinel tests"
