@@ -267,14 +267,23 @@ impl Volumes {
         bindings: &HashMap<VolumeId, Binding>,
     ) {
         let volume = self.get_or_start(&record, bindings.get(&record.volume));
-        if !volume.status.borrow().has_content {
-            warn!(volume = %record.volume, "no content was left for the volume; it is resumed when Safe has given it again");
+        if volume.status.borrow().has_content {
+            Self::start_recovered(&volume, descriptor).await;
             return;
         }
-        if let AgentReply::Refused { reason } =
-            Self::start(&volume, descriptor, Start::Resumed).await
-        {
-            warn!(volume = %record.volume, reason, "the volume is not resumed");
+        warn!(volume = %record.volume, "no content was left for the volume; it is resumed when Safe has given it again");
+        tokio::spawn(async move {
+            let mut status = volume.status.clone();
+            if status.wait_for(|status| status.has_content).await.is_ok() {
+                Self::start_recovered(&volume, descriptor).await;
+            }
+        });
+    }
+
+    async fn start_recovered(volume: &Volume, descriptor: OwnedFd) {
+        let started = Self::start(volume, descriptor, Start::Resumed).await;
+        if let AgentReply::Refused { reason } = started {
+            warn!(volume = %volume.record.volume, reason, "the volume is not resumed");
         }
     }
 

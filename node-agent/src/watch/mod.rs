@@ -129,7 +129,7 @@ impl Watches {
     /// Takes over what a predecessor had deposited, the oldest first.
     pub fn restore(&self, snapshots: Vec<Arc<Snapshot>>) {
         for snapshot in snapshots {
-            let watch = self.watch(snapshot.key());
+            let watch = self.watch(&mut locked(&self.watches), snapshot.key());
             locked(&watch.versions).push(Arc::clone(&snapshot));
             watch
                 .feed
@@ -137,8 +137,11 @@ impl Watches {
         }
     }
 
-    fn watch(&self, key: &SnapshotKey) -> Arc<Watch> {
-        let mut watches = locked(&self.watches);
+    fn watch(
+        &self,
+        watches: &mut HashMap<SnapshotKey, Arc<Watch>>,
+        key: &SnapshotKey,
+    ) -> Arc<Watch> {
         if let Some(watch) = watches.get(key) {
             return Arc::clone(watch);
         }
@@ -153,7 +156,6 @@ impl Watches {
             end: CancellationToken::new(),
         });
         watches.insert(key.clone(), Arc::clone(&watch));
-        drop(watches);
         let (running, end) = (Arc::clone(&watch), watch.end.clone());
         tokio::spawn(async move {
             tokio::select! {
@@ -171,12 +173,15 @@ impl Watches {
         key: &SnapshotKey,
         identity: Option<Arc<Identity>>,
     ) -> Arc<Watch> {
-        let watch = self.watch(key);
         let member = Member {
             identity,
             shows: None,
         };
+        // under the map's lock: the last member cannot end the watch in between
+        let mut watches = locked(&self.watches);
+        let watch = self.watch(&mut watches, key);
         locked(&watch.members).insert(volume.clone(), member);
+        drop(watches);
         watch.members_changed.notify_one();
         watch
     }
