@@ -7,6 +7,7 @@
 //! refused, whoever sends them.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -186,6 +187,17 @@ impl Mirror {
             .filter(lingers)
             .map(|edition| Arc::clone(edition.tree()))
             .collect()
+    }
+
+    /// All names that the root may have had: links and folders of all versions.
+    pub fn root_names(&self) -> BTreeSet<String> {
+        let mut names: BTreeSet<String> = [DATA, DATA_TMP].map(str::to_owned).into();
+        for edition in &self.editions {
+            let tree = edition.tree();
+            names.insert(tree.dir().to_string());
+            names.extend(tree.files().iter().map(|file| file.name().to_string()));
+        }
+        names
     }
 
     /// How many versions are in memory.

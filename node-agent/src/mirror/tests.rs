@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use proptest::prelude::*;
 use vsecm_node_agent_api::volume::VersionDir;

@@ -64,9 +64,33 @@ impl Mount {
         self.dir.path().join(name)
     }
 
+    /// Binds `from` to `to`, until the guard is dropped.
+    pub(crate) fn bind(&self, from: &Path, to: &Path) -> Bound {
+        let from = from.canonicalize().unwrap();
+        assert!(from.starts_with(self.root()));
+        mount(
+            Some(&from),
+            to,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .unwrap();
+        Bound(to.to_owned())
+    }
+
     /// A file's text.
     pub(crate) fn text(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap()
+    }
+}
+
+/// A bind that goes when it is dropped.
+pub(crate) struct Bound(PathBuf);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).ok();
     }
 }
 

@@ -19,7 +19,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socke
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use crate::{filesystem::VolumeFilesystem, inode::ROOT, mirror::DATA, tree::Tree, view::View};
+use crate::{filesystem::VolumeFilesystem, inode::ROOT, tree::Tree, view::View};
 
 mod adopt;
 
@@ -207,12 +207,10 @@ impl Serving {
         }
         if let Err(error) = notify(raw, NOTIFY_INC_EPOCH) {
             debug!(%error, "the kernel is told name by name");
-            let mirror = view.load();
-            for (name, _attributes) in mirror.list(ROOT).unwrap_or_default() {
-                self.forget_name(name);
+            for name in view.load().root_names() {
+                self.forget_name(&name);
             }
         }
-        self.forget_name(DATA);
         self.forget_listing();
     }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     inode::Numbers,
-    mirror::{Mirror, Origin, Swap, link_target},
+    mirror::{DATA, Mirror, Origin, Swap, link_target},
     tree::tests::tree,
 };
 
@@ -158,6 +158,29 @@ fn a_swap_shows_the_new_version_at_once_and_open_files_keep_theirs() {
         drop(held);
         let held = view.load();
         assert_eq!(held.versions(), 2);
+    });
+}
+
+#[test]
+fn a_bound_file_and_folder_as_a_subpath_makes_them_outlive_a_rotation() {
+    apart(|| {
+        let (mount, fuse) = Mount::new();
+        let view = view(1, "{\"a\":\"old\"}", Origin::Own);
+        let (serving, _end) = serve(&view, fuse, Start::Fresh).unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let (file, folder) = (outside.path().join("file"), outside.path().join("folder"));
+        fs::write(&file, "").unwrap();
+        fs::create_dir(&folder).unwrap();
+        // the kubelet resolves all links and binds what it finds
+        let _file = mount.bind(&mount.path("a"), &file);
+        let _folder = mount.bind(&mount.path("..data"), &folder);
+        rotate(&view, &serving, mount.root(), 2, "{\"a\":\"new\"}");
+        let later = std::time::Instant::now() + Duration::from_mins(1);
+        view.set(|mirror| mirror.prune(later));
+        assert_eq!(mount.text("a"), "new");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "old");
+        assert_eq!(fs::metadata(&file).unwrap().len(), 3);
+        assert_eq!(fs::read_to_string(folder.join("a")).unwrap(), "old");
     });
 }
 
