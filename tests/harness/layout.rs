@@ -20,8 +20,8 @@ const SOCKET_PATH_LIMIT: usize = 107;
 /// The folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
-    /// It, or something in it, cannot be made.
-    #[error("cannot make {}", path.display())]
+    /// It, or something in it, cannot be made or cleared.
+    #[error("cannot make or clear {}", path.display())]
     Make {
         /// What.
         path: PathBuf,
@@ -88,6 +88,7 @@ impl Layout {
     pub(crate) fn furnish(&self, users: Users) -> Result<(), LayoutError> {
         let own = |component| users.owner(component);
         let us = ourselves();
+        self.clear_running()?;
         for name in ["kubelet", "pods", "identity", "csi", "keeper", "node-agent"] {
             let path = self.root.join(name);
             match fs::remove_dir_all(&path) {
@@ -115,6 +116,24 @@ impl Layout {
             fs::create_dir_all(&path)
                 .and_then(|()| give(&path, owner, mode))
                 .map_err(|source| LayoutError::Make { path, source })?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is there while a playground runs and no longer.
+    pub(crate) fn clear_running(&self) -> Result<(), LayoutError> {
+        for path in [
+            self.ready_file(),
+            self.env_file(),
+            self.pid_file(),
+            self.control_socket(),
+        ] {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(LayoutError::Make { path, source });
+                }
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! `vsecm-playground up`
 
 use std::{
-    fs,
     io::{self, Write as _},
     sync::Arc,
     time::Duration,
@@ -35,7 +34,7 @@ pub(super) async fn run(arguments: args::Up, home: Home) -> Result<(), Failure> 
     let layout = playground.layout().clone();
     let outcome = serve(&playground, &layout, home, &mut ends).await;
     let ended = playground.shutdown().await;
-    let cleared = clear(&layout);
+    let cleared = layout.clear_running();
     outcome?;
     ended?;
     Ok(cleared?)
@@ -57,22 +56,6 @@ async fn serve(
         () = control::serve(&control, playground) => Ok(()),
         failed = keep_running(playground) => failed,
     }
-}
-
-/// What only a running playground has.
-fn clear(layout: &Layout) -> io::Result<()> {
-    for path in [
-        layout.ready_file(),
-        layout.env_file(),
-        layout.pid_file(),
-        layout.control_socket(),
-    ] {
-        match fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 fn greet(playground: &Playground, layout: &Layout, home: Home) -> io::Result<()> {

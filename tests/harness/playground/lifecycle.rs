@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
+    sync::PoisonError,
     time::Duration,
 };
 
@@ -46,6 +47,7 @@ impl Playground {
         let command = self.setup.command(component).map_err(file(log))?;
         let process = Process::start(component.binary(), command)?;
         self.processes().insert(component, process);
+        self.tell_guard();
         let ready = || match &socket {
             Some(socket) => socket.exists(),
             None => listens(self.setup.safe_address),
@@ -67,6 +69,21 @@ impl Playground {
                 source,
                 said: self.last_words(component),
             }),
+        }
+    }
+
+    /// Says who is to be ended should we be killed.
+    fn tell_guard(&self) {
+        let living = |process: &&Process| !process.has_ended();
+        let groups: Vec<_> = self
+            .processes()
+            .values()
+            .filter(living)
+            .map(Process::pid)
+            .collect();
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = guard.watch(groups.into_iter()) {
+            tracing::warn!(%error, "the guard of the playground has gone");
         }
     }
 
@@ -144,6 +161,7 @@ impl Playground {
             None => true,
         };
         awaiting::until(&what, STOP_LIMIT, dead).await?;
+        self.tell_guard();
         Ok(pid)
     }
 
@@ -160,7 +178,9 @@ impl Playground {
     pub async fn stop(&self, component: Component) -> Result<(), PlaygroundError> {
         let process = self.processes().remove(&component);
         let process = process.ok_or(PlaygroundError::NotRunning(component))?;
-        let complaint = match process.stop(STOP_LIMIT).await {
+        let stopped = process.stop(STOP_LIMIT).await;
+        self.tell_guard();
+        let complaint = match stopped {
             Stopped::ByForce => format!("{component} did not end within {STOP_LIMIT:?}"),
             Stopped::Gracefully(status) if !status.success() => {
                 format!("{component} ended with {status}")
@@ -193,6 +213,7 @@ impl Playground {
             }
         }
         self.processes().clear();
+        self.tell_guard();
         self.authority.shutdown().await;
         let root = self.setup.layout.root();
         match mounts::below(root) {
@@ -231,6 +252,7 @@ impl Drop for Playground {
     fn drop(&mut self) {
         self.kubelet.abandon();
         self.processes().clear();
+        self.tell_guard();
         let mut leaks = Vec::new();
         self.clean_up(&mut leaks);
         for leak in leaks {

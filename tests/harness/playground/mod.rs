@@ -29,7 +29,7 @@ use crate::{
     kubelet::{Kubelet, PodError},
     layout::{Layout, LayoutError},
     mounts,
-    process::{Process, ProcessError},
+    process::{Guard, Process, ProcessError},
     users::Users,
 };
 
@@ -135,6 +135,7 @@ pub struct Playground {
     authority: Authority,
     kubelet: Kubelet,
     processes: Mutex<BTreeMap<Component, Process>>,
+    guard: Mutex<Guard>,
     _lock: File,
 }
 
@@ -155,6 +156,7 @@ impl Playground {
         // a predecessor that was killed left its mounts
         mounts::detach_below(layout.root()).map_err(|e| file(layout.root(), e))?;
         layout.furnish(users)?;
+        let guard = Guard::post(layout.root()).map_err(|e| file(Path::new("/bin/sh"), e))?;
         let binaries = binaries::reachable(&layout, users)?;
         let authority = identities::authority(&layout, users, options.svid_lifetime)?;
         operator::make_token(&layout, users)?;
@@ -169,6 +171,7 @@ impl Playground {
             },
             authority,
             processes: Mutex::default(),
+            guard: Mutex::new(guard),
             _lock: lock,
         };
         tokio::try_join!(

@@ -1,6 +1,9 @@
 //! A child process that ends with us, and a group that ends with it.
 
+mod guard;
 mod spawn;
+
+pub(crate) use self::guard::Guard;
 
 use std::{
     fs, io,
