@@ -117,7 +117,7 @@ fn content_follows_its_secret_and_goes_with_it() {
         node.until(&record, "the newest", |status| status.bytes == bytes)
             .await;
         let (mount, text) = tokio::task::spawn_blocking(move || {
-            let text = mount.text("r");
+            let text = mount.text("..data/r");
             (mount, text)
         })
         .await
