@@ -61,37 +61,47 @@ impl Keeper {
         }
     }
 
+    /// Asks on the open connection, or once more on a new one: the keeper may have been started
+    /// anew. All requests can be repeated.
     async fn call(
         &self,
         request: &KeeperRequest,
         descriptor: Option<&OwnedFd>,
     ) -> Result<(KeeperReply, Option<OwnedFd>), KeeperError> {
         let mut connection = self.connection.lock().await;
-        let answered = timeout(ANSWER_WAIT, async {
-            if connection.is_none() {
-                *connection = Some(Connection::dial(&self.path, &self.peer).await?);
-            }
-            let Some(open) = connection.as_ref() else {
-                return Err(ChannelError::Closed);
-            };
-            let descriptors: Vec<_> = descriptor.iter().map(|fd| fd.as_fd()).collect();
-            open.call(request, &descriptors).await
-        })
-        .await;
-        let result = match answered {
-            Ok(Ok((reply, mut descriptors))) => Ok((reply, descriptors.pop())),
-            Ok(Err(error)) => Err(KeeperError::Channel(error)),
-            Err(_elapsed) => Err(KeeperError::Silent),
-        };
-        if result.is_err() {
-            // an answer that comes late must not be taken for that of the next question
-            *connection = None;
+        let was_open = connection.is_some();
+        let mut answer = self.ask(&mut connection, request, descriptor).await;
+        if was_open && matches!(answer, Err(KeeperError::Channel(_))) {
+            answer = self.ask(&mut connection, request, descriptor).await;
         }
         drop(connection);
-        match result? {
+        match answer? {
             (KeeperReply::Refused { reason }, _) => Err(KeeperError::Refused(reason)),
             answer => Ok(answer),
         }
+    }
+
+    async fn ask(
+        &self,
+        connection: &mut Option<Connection>,
+        request: &KeeperRequest,
+        descriptor: Option<&OwnedFd>,
+    ) -> Result<(KeeperReply, Option<OwnedFd>), KeeperError> {
+        let answered = timeout(ANSWER_WAIT, async {
+            let open = match connection.take() {
+                Some(open) => open,
+                None => Connection::dial(&self.path, &self.peer).await?,
+            };
+            let descriptors: Vec<_> = descriptor.iter().map(|fd| fd.as_fd()).collect();
+            let answer = open.call(request, &descriptors).await?;
+            Ok::<_, ChannelError>((open, answer))
+        });
+        // on a failure the connection is dropped: an answer that comes late must not be taken for
+        // that of the next question
+        let (open, (reply, mut descriptors)) =
+            answered.await.map_err(|_elapsed| KeeperError::Silent)??;
+        *connection = Some(open);
+        Ok((reply, descriptors.pop()))
     }
 
     /// Waits until the keeper answers, at most for `patience`.
@@ -218,18 +228,20 @@ impl Keeper {
         loop {
             // a connection of its own, on which nothing is said: its end is the keeper's
             match Connection::dial(&self.path, &self.peer).await {
-                Ok(connection) => {
-                    self.give_back().await;
-                    connection.closed().await;
-                    warn!("the keeper is gone");
-                }
+                Ok(connection) => match self.give_back().await {
+                    Ok(()) => {
+                        connection.closed().await;
+                        warn!("the keeper is gone");
+                    }
+                    Err(error) => warn!(%error, "not all content is deposited yet"),
+                },
                 Err(error) => warn!(%error, "the keeper cannot be reached"),
             }
             sleep(REDIAL).await;
         }
     }
 
-    async fn give_back(&self) {
+    async fn give_back(&self) -> Result<(), KeeperError> {
         let deposits = {
             let deposits = self.deposits.lock().unwrap_or_else(PoisonError::into_inner);
             deposits.clone()
@@ -237,11 +249,9 @@ impl Keeper {
         let count = deposits.len();
         for (key, memfd) in deposits {
             let request = KeeperRequest::PutContent { key };
-            if let Err(error) = self.call(&request, Some(&memfd)).await {
-                warn!(%error, "content is not deposited yet");
-                return;
-            }
+            self.call(&request, Some(&memfd)).await?;
         }
         info!(count, "all content is deposited");
+        Ok(())
     }
 }

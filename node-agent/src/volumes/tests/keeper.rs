@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use tokio::task::JoinSet;
 use vsecm_node_agent_api::{
     channel::Listener,
     frame::{Descriptor, KeeperReply, KeeperRequest, PAGE},
@@ -16,10 +17,12 @@ pub(super) type Kept = BTreeMap<String, (Option<VolumeRecord>, OwnedFd)>;
 
 /// The keeper's side of the conversation, in memory.
 pub(super) async fn keep(listener: Listener, kept: Arc<Mutex<Kept>>) {
+    // conversations end with this task
+    let mut conversations = JoinSet::new();
     loop {
         let (connection, _peer) = listener.accept().await.unwrap();
         let kept = Arc::clone(&kept);
-        tokio::spawn(async move {
+        conversations.spawn(async move {
             while let Ok(Some((request, descriptors))) = connection.receive().await {
                 let (reply, descriptor) =
                     kept_answer(&mut kept.lock().unwrap(), request, descriptors);

@@ -270,3 +270,26 @@ fn detach_is_for_unknown_volumes_too_and_leaves_nothing_at_the_keeper() {
         assert!(node.kept.lock().unwrap().is_empty());
     });
 }
+
+#[test]
+fn a_keeper_that_lost_everything_gets_it_back() {
+    story(|| async {
+        let (mut node, record) = (Node::new(), record());
+        tokio::spawn(node.volumes.means.keeper.clone().attend());
+        node.issue();
+        node.say(said(1, "{}")).await;
+        assert_eq!(node.attach(&record, 1000).await, AgentReply::Ready);
+        assert_eq!(node.kept.lock().unwrap().len(), 2, "content and binding");
+        node.lose_keeper().await;
+        let is_back = async {
+            while node.kept.lock().unwrap().len() != 2 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), is_back).await.unwrap();
+        // and a question on the connection that broke is asked again
+        node.lose_keeper().await;
+        node.say(said(2, "{\"a\":1}")).await;
+        assert!(!node.kept.lock().unwrap().is_empty());
+    });
+}

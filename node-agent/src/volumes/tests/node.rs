@@ -39,6 +39,7 @@ pub(super) struct Node {
     duty: Arc<Duty>,
     pub(super) kept: Arc<Mutex<Kept>>,
     keeper_socket: PathBuf,
+    keeping: Option<tokio::task::JoinHandle<()>>,
     pub(super) fatal: mpsc::Receiver<String>,
     dir: Arc<tempfile::TempDir>,
 }
@@ -56,9 +57,24 @@ impl Node {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let keeper_socket = dir.path().join("keeper.sock");
         let kept = Arc::new(Mutex::new(Kept::new()));
-        let listener = Listener::bind(&keeper_socket).unwrap();
-        tokio::spawn(keep(listener, Arc::clone(&kept)));
-        Self::beside(dir, keeper_socket, kept)
+        let mut node = Self::beside(dir, keeper_socket, kept);
+        node.start_keeper();
+        node
+    }
+
+    fn start_keeper(&mut self) {
+        let listener = Listener::bind(&self.keeper_socket).unwrap();
+        let kept = Arc::clone(&self.kept);
+        self.keeping = Some(tokio::spawn(keep(listener, kept)));
+    }
+
+    /// The keeper dies with all that it has, and another is started.
+    pub(super) async fn lose_keeper(&mut self) {
+        let keeping = self.keeping.take().unwrap();
+        keeping.abort();
+        assert!(keeping.await.unwrap_err().is_cancelled());
+        self.kept.lock().unwrap().clear();
+        self.start_keeper();
     }
 
     /// A node-agent that has nothing but what the keeper keeps.
@@ -93,6 +109,7 @@ impl Node {
             duty,
             kept,
             keeper_socket,
+            keeping: None,
             fatal,
             dir,
         }
