@@ -106,9 +106,12 @@ impl Volumes {
     }
 
     fn get_or_start(&self, record: &VolumeRecord, binding: Option<&Binding>) -> Arc<Volume> {
-        if let Some(volume) = self.get(&record.volume) {
-            return volume;
+        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = volumes.get(&record.volume);
+        if let Some(volume) = known.filter(|volume| !volume.commands.is_closed()) {
+            return Arc::clone(volume);
         }
+        // under the lock, so that a volume never has two owners
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (owner, status) =
             Owner::new(record.clone(), Arc::clone(&self.means), binding, receiver);
@@ -118,7 +121,6 @@ impl Volumes {
             commands,
             status,
         });
-        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
         volumes.insert(record.volume.clone(), Arc::clone(&volume));
         volume
     }
@@ -140,7 +142,10 @@ impl Volumes {
         let decided = status.wait_for(|status| !matches!(status.gate, Gate::Waiting(_)));
         let gate = match timeout(hold, decided).await {
             Ok(Ok(status)) => status.gate.clone(),
-            Ok(Err(_ended)) => Gate::Withdrawn("the volume was detached meanwhile".to_owned()),
+            Ok(Err(_ended)) => {
+                let reason = "the volume was detached meanwhile".to_owned();
+                return AgentReply::Withdrawn { reason };
+            }
             Err(_elapsed) => volume.status.borrow().gate.clone(),
         };
         match gate {
