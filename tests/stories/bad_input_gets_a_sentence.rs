@@ -83,6 +83,20 @@ async fn a_document_that_is_not_json_is_one_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_raw_document_is_one_file_even_if_it_is_json() {
+    let story = story::start().await.unwrap();
+    let value = br#"{"a":"1"}"#;
+    let args = ["-w", "web", "-f", "raw", "-s", "-"];
+    let done = story.safe(&args, value).await.unwrap();
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    let pod = story.create_pod(PodSpec::new("web")).unwrap();
+    pod.ready(SOON).await.unwrap();
+    assert_eq!(pod.names().await.unwrap(), ["secrets.json"]);
+    assert_eq!(pod.read("secrets.json").await.unwrap(), value);
+    story.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_that_are_no_file_names_are_in_the_document_only_and_named_in_the_log() {
     let story = story::start().await.unwrap();
     let long = "k".repeat(256);

@@ -193,10 +193,16 @@ impl Snapshot {
     }
 
     /// The document's members, parsed once for all volumes that show them; none if it is not a
-    /// JSON object.
+    /// JSON object, or was registered as one document whatever is in it.
     pub(crate) fn entries(&self) -> &Entries {
-        self.entries
-            .get_or_init(|| Entries::of(json::members(self.document()).unwrap_or_default()))
+        let members = || match self.content {
+            Content::Document {
+                format: Format::Raw,
+                ..
+            } => Vec::new(),
+            _ => json::members(self.document()).unwrap_or_default(),
+        };
+        self.entries.get_or_init(|| Entries::of(members()))
     }
 }
 
