@@ -27,3 +27,4 @@ mod secrets_have_no_exits;
 mod strangers_read_nothing;
 mod support;
 mod time_is_up;
+mod two_playgrounds_leave_nothing;
