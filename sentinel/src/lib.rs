@@ -12,13 +12,15 @@
 //! - `command`: one file per verb, and the exit codes;
 //! - `session`: the way to Safe, and to nobody else; `failure`: why it was not gone;
 //! - `outcome`: what became of each pair of workload and namespace;
-//! - `output`: tables, JSON and sentences. Nothing here can print a value: there is no type for it.
+//! - `output`: tables, JSON and sentences. Nothing here can print a value: there is no type for it;
+//! - `listener`: a reader who has gone away changes neither what is done nor the exit code.
 
 mod args;
 mod command;
 mod config;
 mod failure;
 mod input;
+mod listener;
 mod outcome;
 mod output;
 mod session;
@@ -37,21 +39,21 @@ use crate::{
     args::Args,
     command::{Command, Context, Exit, UsageError},
     config::Config,
+    listener::Listener,
     session::CorrelationId,
 };
 
 /// Runs the CLI with the arguments of this process.
 pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     let argv: Vec<OsString> = argv.into_iter().collect();
-    let (mut out, mut err) = (io::stdout().lock(), io::stderr());
+    let mut out = Listener::new(io::stdout().lock());
+    let mut err = Listener::new(io::stderr());
     let exit = run_hardened(&argv, &mut out, &mut err).and_then(|exit| {
         out.flush()?;
         Ok(exit)
     });
     match exit {
         Ok(exit) => exit.into(),
-        // who reads has enough, as in `safe -l | head`
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Exit::Done.into(),
         Err(e) => {
             let unheard = writeln!(err, "safe: {e}");
             // with stderr gone too, only the exit code is left to say it

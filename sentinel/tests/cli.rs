@@ -3,21 +3,27 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{self, Write as _},
     path::Path,
     process::{Command, Output, Stdio},
 };
 
 const CANARY: &str = "canary-7c1f9e";
 
-fn safe(home: &Path, args: &[&str], stdin: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_safe"))
+fn command(home: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_safe"));
+    command
         .args(args)
         .env_clear()
         .env("SPIFFE_ENDPOINT_SOCKET", uri(&home.join("no-agent.sock")))
         .env("VSECM_SAFE_SOURCE_ACQUISITION_TIMEOUT", "200")
         .env("VSECM_SENTINEL_TOKEN_FILE", home.join("token"))
-        .env("VSECM_SAFE_ENDPOINT_URL", "https://127.0.0.1:1/")
+        .env("VSECM_SAFE_ENDPOINT_URL", "https://127.0.0.1:1/");
+    command
+}
+
+fn safe(home: &Path, args: &[&str], stdin: &[u8]) -> Output {
+    let mut child = command(home, args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -83,6 +89,10 @@ fn bad_usage_is_2_with_a_sentence_and_nothing_on_stdout() {
         (&["-w", "db", "-n", "Prod", "-s", "v"], "namespace \"Prod\""),
         (&["-w", "ok", "-w", "no/", "-s", "v"], "name \"no/\""),
         (&["-w", "db", "-s", "v", "-E", "soon"], "RFC 3339"),
+        (
+            &["-w", "db", "-s", "v", "-E", "9999-12-31T23:59:59-23:59"],
+            "RFC 3339",
+        ),
         (&["-w", "db", "-s", "v", "-f", "toml"], "toml"),
         (
             &["-w", "db", "-s", "v", "--safe-url", "x"],
@@ -137,6 +147,33 @@ fn no_spire_is_3_with_one_sentence_for_each_pair() {
     assert!(err.contains("correlation id "), "{err}");
     assert_eq!(err.lines().count(), 2, "{err}");
     assert!(!err.contains(CANARY));
+}
+
+/// A pipe that nobody reads.
+fn unread() -> Stdio {
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn an_exit_code_is_the_same_where_nobody_reads_the_sentences() {
+    let home = tempfile::tempdir().unwrap();
+    for (args, code) in [
+        (&["-w", "db", "-s", "v"][..], 3),
+        (&["-w", "db", "-d", "--output", "json"], 3),
+        (&["-w", "db", "-s", ""], 2),
+        (&["--frobnicate"], 2),
+        (&["-h"], 0),
+    ] {
+        let status = command(home.path(), args)
+            .stdin(Stdio::null())
+            .stdout(unread())
+            .stderr(unread())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(code), "{args:?}");
+    }
 }
 
 #[test]
