@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 /// Why times are refused: VSecM took "now" and "never" for them in silence.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -20,8 +20,12 @@ fn time(text: &str, word: &'static str) -> Result<Option<OffsetDateTime>, Validi
         return Ok(None);
     }
     OffsetDateTime::parse(text, &Rfc3339)
+        .ok()
+        // an offset can lead out of the years that there are
+        .and_then(|time| time.checked_to_offset(UtcOffset::UTC))
+        .filter(|utc| (0..=9999).contains(&utc.year()))
         .map(Some)
-        .map_err(|_none| ValidityError::Unparsable { word })
+        .ok_or(ValidityError::Unparsable { word })
 }
 
 /// The argument of `-N`.
@@ -86,11 +90,11 @@ impl Validity {
     }
 }
 
-/// A time in RFC 3339, UTC.
+/// A time in RFC 3339. Those from the wire and from arguments are in UTC.
 pub(crate) fn written(time: OffsetDateTime) -> String {
-    let utc = time.to_offset(time::UtcOffset::UTC);
-    // fails only for years beyond 9999, which the wire does not carry
-    utc.format(&Rfc3339).unwrap_or_else(|_year| utc.to_string())
+    // fails only for years before 0000, which nobody registers
+    time.format(&Rfc3339)
+        .unwrap_or_else(|_year| time.to_string())
 }
 
 #[cfg(test)]
@@ -119,7 +123,15 @@ mod tests {
             validity.expires.map(written),
             Some("1970-01-01T01:00:00Z".into())
         );
-        for bad in ["", "1970-01-01", "1970-01-01T02:00:00", "Never", "now"] {
+        for bad in [
+            "",
+            "1970-01-01",
+            "1970-01-01T02:00:00",
+            "Never",
+            "now",
+            "9999-12-31T23:59:59-23:59",
+            "0000-01-01T00:00:00+23:59",
+        ] {
             assert!(bad.parse::<Expires>().is_err(), "{bad:?}");
         }
     }
