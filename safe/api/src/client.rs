@@ -56,13 +56,23 @@ impl FromStr for Address {
         let refused = || ClientError::Address(text.to_owned());
         let uri: Uri = text.parse().map_err(|_invalid| refused())?;
         let is_bare = uri.query().is_none() && matches!(uri.path(), "" | "/");
-        match (uri.scheme_str(), uri.host()) {
-            (Some("https"), Some(host)) if is_bare && !host.is_empty() => Ok(Self {
-                host: host.to_owned(),
-                port: uri.port_u16().unwrap_or(443),
-            }),
-            _ => Err(refused()),
+        let (Some("https"), Some(host), true) = (uri.scheme_str(), uri.host(), is_bare) else {
+            return Err(refused());
+        };
+        // a port out of range is none to `Uri`, and must not become 443
+        let after = uri.authority().and_then(|a| a.as_str().strip_prefix(host));
+        let port = match after.map(|port| port.strip_prefix(':')) {
+            Some(Some(port)) => port.parse().map_err(|_number| refused())?,
+            Some(None) => 443,
+            None => return Err(refused()),
+        };
+        if host.is_empty() || port == 0 {
+            return Err(refused());
         }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
     }
 }
 
@@ -161,6 +171,10 @@ mod tests {
             "http://safe:8443/",
             "https://safe/path",
             "https:///",
+            "https://safe:99999/",
+            "https://safe:/",
+            "https://safe:0/",
+            "https://user@safe:8443/",
         ] {
             assert_eq!(address(bad), None, "{bad:?}");
         }
