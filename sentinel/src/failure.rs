@@ -43,6 +43,8 @@ pub(crate) enum CallError {
     Session(#[from] SessionError),
     #[error("Safe refused ({code:?}): {message}")]
     Refused { code: Code, message: String },
+    #[error("Safe cannot do it now: {0}")]
+    Unable(String),
     #[error("the server at {address} is not Safe: {cause}")]
     Impostor { address: String, cause: String },
     #[error("cannot talk to Safe at {address}: {cause}")]
@@ -67,6 +69,7 @@ impl CallError {
             ) => "no-identity",
             Self::Session(SessionError::Client(_)) | Self::Unreachable { .. } => "unreachable",
             Self::Refused { .. } => "refused",
+            Self::Unable(_) => "unavailable",
             Self::Impostor { .. } => "not-safe",
             Self::Silent { .. } => "no-answer",
             Self::Answer(_) => "not-understood",
@@ -76,7 +79,7 @@ impl CallError {
 
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Refused { .. } | Self::Answer(_) => Exit::Refused,
+            Self::Refused { .. } | Self::Unable(_) | Self::Answer(_) => Exit::Refused,
             Self::Session(_)
             | Self::Impostor { .. }
             | Self::Unreachable { .. }
@@ -114,6 +117,9 @@ impl CallError {
                 ..
             } => "correct the command and run it again",
             Self::Refused { .. } => "see Safe's log by the correlation id",
+            Self::Unable(_) => {
+                "run the command again; if that does not help, see Safe's log by the correlation id"
+            }
             Self::Impostor { .. } => {
                 "nothing was sent to it; check VSECM_SAFE_ENDPOINT_URL, and that \
                  VSECM_SPIFFEID_PREFIX_SAFE is the pattern of Safe's identity"

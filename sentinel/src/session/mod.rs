@@ -168,8 +168,9 @@ impl Session {
         let is_local = std::error::Error::source(status).is_some();
         match status.code() {
             Code::DeadlineExceeded | Code::Cancelled => self.silent(),
-            Code::Unavailable => CallError::Unreachable { address, cause },
             _ if is_local => CallError::Unreachable { address, cause },
+            // Safe was reached and says itself why not, as when its disk is full
+            Code::Unavailable => CallError::Unable(cause),
             code => CallError::Refused {
                 code,
                 message: cause,

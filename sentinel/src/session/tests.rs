@@ -23,7 +23,7 @@ struct FakeSafe {
 fn behave(key: Option<&proto::SecretKey>) -> Result<(), Status> {
     match key.map(|key| key.name.as_str()) {
         Some("forbidden") => Err(Status::permission_denied("not you")),
-        Some("draining") => Err(Status::unavailable("going down")),
+        Some("full") => Err(Status::unavailable("the disk is full")),
         _ => Ok(()),
     }
 }
@@ -145,11 +145,27 @@ async fn a_refusal_of_one_pair_does_not_stop_the_others() {
 
 #[tokio::test]
 async fn once_safe_cannot_be_reached_the_rest_is_not_tried() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let session = session_with(closed.local_addr().unwrap());
+    drop(closed);
+    let results = delete(&["there", "gone"], session).await;
+    assert_eq!(results, [Err("unreachable"), Err("not-tried")]);
+}
+
+#[tokio::test]
+async fn what_safe_itself_cannot_do_is_not_said_of_the_way_to_it() {
     let (session, _safe) = session();
-    let results = delete(&["there", "draining", "gone"], session).await;
+    let error = session.delete(&keys(&["full"])[0]).await.unwrap_err();
+    assert_eq!(error.exit(), Exit::Refused);
+    assert_eq!(chain(&error), "Safe cannot do it now: the disk is full");
+    let results = delete(&["there", "full", "gone"], session).await;
     assert_eq!(
         results,
-        [Ok(Done::Deleted), Err("unreachable"), Err("not-tried")]
+        [
+            Ok(Done::Deleted),
+            Err("unavailable"),
+            Ok(Done::NothingToDelete)
+        ]
     );
 }
 
