@@ -110,7 +110,9 @@ impl Store for FileStore {
         let mut found = Vec::new();
         let records = self.folder.join(RECORDS);
         walk(&records, &mut |path| {
-            found.push(match key_of(path, &records) {
+            let key = key_of(path, &records);
+            // by its one path only: numbers are for what was set aside
+            found.push(match key.filter(|key| self.record(key) == path) {
                 None => foreign(path),
                 Some(key) => match fs::read(path).map_err(on("read", path)) {
                     Ok(sealed) => Found::Record { key, sealed },
@@ -386,10 +388,15 @@ mod tests {
     }
 
     #[test]
-    fn records_of_vsecm_are_seen_and_not_taken_for_ours() {
+    fn what_is_no_record_of_ours_is_seen_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("example.age"), b"theirs").unwrap();
-        let found = open(folder.path()).load().unwrap();
-        assert!(matches!(found.as_slice(), [Found::Foreign { .. }]));
+        let store = open(folder.path());
+        suite::write(&*store, &suite::key("default", "db"), b"new");
+        for foreign in ["example.age", "records/default/db.age~1"] {
+            fs::write(folder.path().join(foreign), b"not ours").unwrap();
+        }
+        let mut found = store.load().unwrap();
+        found.retain(|found| matches!(found, Found::Foreign { .. }));
+        assert_eq!((found.len(), suite::records(&*store).len()), (2, 1));
     }
 }
