@@ -60,30 +60,76 @@ fn admitted<T>(request: Request<T>, action: Action) -> Result<(Caller, T), Statu
     }
 }
 
+/// Carries a write out in a task of its own: a caller who goes away, or whose time is over, takes
+/// neither the write nor its audit line along.
+async fn to_its_end<T: Send + 'static>(
+    write: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<Response<T>, Status> {
+    let ended = tokio::spawn(write).await;
+    let ended = ended.map_err(|_panic| Status::internal("Safe failed; see its log"))?;
+    Ok(Response::new(ended?))
+}
+
+async fn put(
+    services: Arc<Services>,
+    caller: Caller,
+    request: PutRequest,
+) -> Result<PutResponse, Status> {
+    let key = key(request.key.as_ref());
+    let written = match (&key, draft(request)) {
+        (Ok(key), Ok(draft)) => services
+            .custodian
+            .put(key.clone(), draft)
+            .await
+            .map_err(|e| status::from_write(&e)),
+        (Err(refusal), _) => Err(status::from_wire(refusal)),
+        (_, Err(refusal)) => Err(status::from_wire(&refusal)),
+    };
+    let about = About {
+        secret: key.as_ref().ok(),
+        revision: written.as_ref().ok().copied(),
+        context: written.as_ref().err().map_or("", Status::message),
+    };
+    let outcome = if written.is_ok() { "stored" } else { "failed" };
+    caller.audit(Action::Put, &about, outcome);
+    let revision = written?.0;
+    Ok(PutResponse { revision })
+}
+
+async fn delete(
+    services: Arc<Services>,
+    caller: Caller,
+    request: DeleteRequest,
+) -> Result<DeleteResponse, Status> {
+    let key = key(request.key.as_ref());
+    let written = match &key {
+        Ok(key) => services
+            .custodian
+            .delete(key.clone())
+            .await
+            .map_err(|e| status::from_write(&e)),
+        Err(refusal) => Err(status::from_wire(refusal)),
+    };
+    let about = About {
+        secret: key.as_ref().ok(),
+        revision: written.as_ref().ok().copied().flatten(),
+        context: written.as_ref().err().map_or("", Status::message),
+    };
+    let outcome = match &written {
+        Ok(Some(_)) => "deleted",
+        Ok(None) => "nothing to delete",
+        Err(_) => "failed",
+    };
+    caller.audit(Action::Delete, &about, outcome);
+    let existed = written?.is_some();
+    Ok(DeleteResponse { existed })
+}
+
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let (caller, request) = admitted(request, Action::Put)?;
-        let key = key(request.key.as_ref());
-        let written = match (&key, draft(request)) {
-            (Ok(key), Ok(draft)) => self
-                .0
-                .custodian
-                .put(key.clone(), draft)
-                .await
-                .map_err(|e| status::from_write(&e)),
-            (Err(refusal), _) => Err(status::from_wire(refusal)),
-            (_, Err(refusal)) => Err(status::from_wire(&refusal)),
-        };
-        let about = About {
-            secret: key.as_ref().ok(),
-            revision: written.as_ref().ok().copied(),
-            context: written.as_ref().err().map_or("", Status::message),
-        };
-        let outcome = if written.is_ok() { "stored" } else { "failed" };
-        caller.audit(Action::Put, &about, outcome);
-        let revision = written?.0;
-        Ok(Response::new(PutResponse { revision }))
+        to_its_end(put(Arc::clone(&self.0), caller, request)).await
     }
 
     async fn delete(
@@ -91,29 +137,7 @@ impl Admin for AdminService {
         request: Request<DeleteRequest>,
     ) -> Result<Response<DeleteResponse>, Status> {
         let (caller, request) = admitted(request, Action::Delete)?;
-        let key = key(request.key.as_ref());
-        let written = match &key {
-            Ok(key) => self
-                .0
-                .custodian
-                .delete(key.clone())
-                .await
-                .map_err(|e| status::from_write(&e)),
-            Err(refusal) => Err(status::from_wire(refusal)),
-        };
-        let about = About {
-            secret: key.as_ref().ok(),
-            revision: written.as_ref().ok().copied().flatten(),
-            context: written.as_ref().err().map_or("", Status::message),
-        };
-        let outcome = match &written {
-            Ok(Some(_)) => "deleted",
-            Ok(None) => "nothing to delete",
-            Err(_) => "failed",
-        };
-        caller.audit(Action::Delete, &about, outcome);
-        let existed = written?.is_some();
-        Ok(Response::new(DeleteResponse { existed }))
+        to_its_end(delete(Arc::clone(&self.0), caller, request)).await
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
@@ -158,5 +182,78 @@ fn item(listed: &Listed) -> proto::Item {
         expires: listed.expires.map(wire::timestamp),
         size_bytes: u64::try_from(listed.size).unwrap_or(u64::MAX),
         absent: absent.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fmt, sync::Mutex, time::Duration};
+
+    use futures_util::FutureExt as _;
+    use tracing::{Event, Metadata, field, span};
+
+    use super::{super::tests::services, *};
+    use crate::{audit::CorrelationId, identity::Peer};
+
+    /// What the audit lines say.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<String>>);
+
+    impl field::Visit for Lines {
+        fn record_debug(&mut self, field: &field::Field, value: &dyn fmt::Debug) {
+            let said = format!("{}={value:?} ", field.name());
+            self.0.lock().unwrap().push_str(&said);
+        }
+    }
+
+    impl tracing::Subscriber for Lines {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target() == "audit"
+        }
+        fn event(&self, event: &Event<'_>) {
+            event.record(&mut self.clone());
+        }
+        fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+        fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+        fn enter(&self, _span: &span::Id) {}
+        fn exit(&self, _span: &span::Id) {}
+    }
+
+    #[tokio::test]
+    async fn a_write_has_its_audit_line_also_if_its_caller_goes_away() {
+        let lines = Lines::default();
+        let _default = tracing::subscriber::set_default(lines.clone());
+        let peer = Peer {
+            id: "spiffe://vsecm.com/sentinel".parse().unwrap(),
+            not_after: OffsetDateTime::now_utc(),
+        };
+        let caller = Caller {
+            actor: peer.id.to_string(),
+            peer,
+            correlation_id: CorrelationId::accept(Some(b"c0ffee")),
+        };
+        let mut request = Request::new(PutRequest {
+            key: Some((&SecretKey::parse("shop", "db").unwrap()).into()),
+            value: b"x".to_vec(),
+            ..PutRequest::default()
+        });
+        request
+            .extensions_mut()
+            .insert(Admitted(caller, Action::Put));
+        let service = AdminService::new(Arc::new(services()));
+        // sent, and gone
+        assert!(service.put(request).now_or_never().is_none());
+        let is_audited = || lines.0.lock().unwrap().contains("outcome=\"stored\"");
+        let audited = async {
+            while !is_audited() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), audited)
+            .await
+            .expect("an audit line");
     }
 }

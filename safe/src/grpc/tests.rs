@@ -98,24 +98,27 @@ struct Safe {
     task: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
+pub(super) fn services() -> Services {
+    let empty = Recovered {
+        vault: Vault::default(),
+        revision: vsecm_safe_api::position::Revision(0),
+    };
+    let sealer = Sealer::new(RootKey::generate().unwrap());
+    let store = Arc::new(MemoryStore::new().unwrap());
+    let (custodian, feed, _custody) = custodian::start(empty, sealer, store);
+    Services {
+        patterns: Args::parse_from(["vsecm-safe"]).patterns().unwrap(),
+        proof: Box::new(Token),
+        custodian,
+        feed,
+        stop: CancellationToken::new(),
+    }
+}
+
 impl Safe {
     fn start() -> Self {
-        let patterns = Args::parse_from(["vsecm-safe"]).patterns().unwrap();
-        let empty = Recovered {
-            vault: Vault::default(),
-            revision: vsecm_safe_api::position::Revision(0),
-        };
-        let sealer = Sealer::new(RootKey::generate().unwrap());
-        let store = Arc::new(MemoryStore::new().unwrap());
-        let (custodian, feed, _custody) = custodian::start(empty, sealer, store);
-        let stop = CancellationToken::new();
-        let services = Services {
-            patterns,
-            proof: Box::new(Token),
-            custodian,
-            feed,
-            stop: stop.clone(),
-        };
+        let services = services();
+        let stop = services.stop.clone();
         let (connections, accepted) = mpsc::channel(4);
         Self {
             connections,
