@@ -13,7 +13,10 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use vsecm_safe_api::role::{Role, RolePatterns, SAFE_PATTERN};
+use vsecm_safe_api::{
+    process::raise_descriptor_limit,
+    role::{Role, RolePatterns, SAFE_PATTERN},
+};
 
 use crate::{
     admin_proof::{AdminProof, KubernetesToken, TokenDigest},
@@ -21,7 +24,7 @@ use crate::{
     custodian,
     feed::Feed,
     grpc::{self, Services},
-    identity,
+    identity, places,
     recovery::{self, stored_records},
     seal::{RootKey, Sealer},
     store::{FileStore, Store},
@@ -34,6 +37,7 @@ const BACKLOG: usize = 64;
 
 /// Runs until SIGTERM or SIGINT. The port accepts only when everything else is there.
 pub async fn run(args: Args) -> anyhow::Result<()> {
+    let descriptors = raise_descriptor_limit().context("cannot raise the limit of descriptors")?;
     let stop = CancellationToken::new();
     let signals = tokio::spawn(signals(stop.clone())?);
     let patterns = args.patterns()?;
@@ -50,7 +54,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "Safe is ready");
 
     let (accepted, connections) = mpsc::channel(BACKLOG);
-    let accepting = identity::accept(listener, Arc::new(config), accepted, stop.clone());
+    let places = places::of_all(descriptors);
+    let config = Arc::new(config);
+    let accepting = identity::accept(listener, config, accepted, places, stop.clone());
     let accepting = tokio::spawn(accepting);
     let services = Services {
         patterns,

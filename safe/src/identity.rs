@@ -28,12 +28,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use vsecm_safe_api::client::chain;
 
+use crate::places::{Place, Places};
+
 /// A handshake takes milliseconds; whoever needs longer holds a place for nothing.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes under way at once: each costs a signature.
 const HANDSHAKES: usize = 256;
-/// Connections at once: one per pod of a large cluster; each costs a descriptor and about 35 KiB.
-const CONNECTIONS: usize = 16_384;
 /// A connection goes this long after its certificate's end, so that calls that are made late
 /// hear why, and a client that stays dials again with its new certificate.
 const LINGER: Duration = Duration::from_secs(10);
@@ -62,6 +62,9 @@ pub enum PeerError {
     /// The certificate's end cannot be read.
     #[error("the end of the client's certificate cannot be read")]
     Validity,
+    /// One peer may not lock the others out.
+    #[error("{0} holds too many connections already")]
+    Greedy(SpiffeId),
 }
 
 /// Who is at the other end of a connection.
@@ -99,7 +102,7 @@ pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
     end: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
+    _places: (OwnedSemaphorePermit, Place),
 }
 
 impl Connected for Connection {
@@ -146,11 +149,13 @@ pub async fn accept(
     listener: TcpListener,
     config: Arc<ServerConfig>,
     accepted: mpsc::Sender<io::Result<Connection>>,
+    connections: usize,
     stop: CancellationToken,
 ) {
     let acceptor = TlsAcceptor::from(config);
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = Arc::new(Semaphore::new(connections));
+    let places = Places::default();
     loop {
         let next = async {
             let place = Arc::clone(&connections).acquire_owned().await.ok()?;
@@ -169,8 +174,9 @@ pub async fn accept(
             }
             Some((place, turn, Ok((stream, address)))) => {
                 let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+                let places = places.clone();
                 tokio::spawn(async move {
-                    match handshake(&acceptor, stream, place).await {
+                    match handshake(&acceptor, stream, place, &places).await {
                         Ok(connection) => {
                             // none takes it while the server drains
                             let _closed = accepted.send(Ok(connection)).await;
@@ -198,6 +204,7 @@ async fn handshake(
     acceptor: &TlsAcceptor,
     stream: TcpStream,
     place: OwnedSemaphorePermit,
+    places: &Places,
 ) -> Result<Connection, PeerError> {
     // frames are small and answers are waited for
     stream.set_nodelay(true).map_err(PeerError::Handshake)?;
@@ -206,13 +213,15 @@ async fn handshake(
         .map_err(|_elapsed| PeerError::Slow)?
         .map_err(PeerError::Handshake)?;
     let peer = peer(&stream)?;
+    let own_place = places.take(&peer.id);
+    let own_place = own_place.ok_or_else(|| PeerError::Greedy(peer.id.clone()))?;
     let left = peer.not_after - OffsetDateTime::now_utc();
     let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
     Ok(Connection {
         end: Box::pin(sleep(left.saturating_add(LINGER))),
         stream,
         peer,
-        _place: place,
+        _places: (place, own_place),
     })
 }
 

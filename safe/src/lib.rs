@@ -13,7 +13,7 @@
 //! - [`feed`]: what is published now, and who watches it.
 //! - [`seal`]: records under the root key. [`store`]: where they rest. [`recovery`]: from there
 //!   back into the vault, at start.
-//! - [`identity`]: mutual TLS with SVIDs from SPIRE. [`admin_proof`]: sentinel's second proof.
+//! - [`identity`]: mutual TLS with SVIDs from SPIRE; [`places`]: no peer takes all. [`admin_proof`]: sentinel's second proof.
 //! - [`grpc`]: the contract's services. [`audit`]: one line per decision.
 //! - [`args`] and [`app`]: from flags to a running process.
 //!
@@ -32,6 +32,7 @@ pub mod entry;
 pub mod feed;
 pub mod grpc;
 pub mod identity;
+pub mod places;
 pub mod policy;
 pub mod recovery;
 pub mod seal;

@@ -4,7 +4,7 @@ use std::io;
 
 use nix::sys::{
     prctl,
-    resource::{Resource, setrlimit},
+    resource::{Resource, getrlimit, setrlimit},
 };
 use rustls::SupportedCipherSuite;
 use tracing_subscriber::EnvFilter;
@@ -23,6 +23,13 @@ pub fn harden() -> io::Result<()> {
     provider.cipher_suites.retain(is_tls13);
     let installed = provider.install_default();
     installed.map_err(|_other| io::Error::other("another TLS provider is installed already"))
+}
+
+/// Takes all descriptors that this process may have, and says how many those are.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
 }
 
 /// Logs JSON lines to stderr; the level comes from `RUST_LOG`, else `default`.
