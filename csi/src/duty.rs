@@ -81,11 +81,11 @@ pub(crate) async fn carry_out(
     let Ok(turn) = held.swapping.try_lock_owned() else {
         return failed("the swap before has not ended: its thread waits for an answer".to_owned());
     };
-    let (publish, retire) = (order.publish.clone(), order.retire.clone());
+    let publish = order.publish.clone();
     let work = spawn_blocking(move || {
         // kept until the thread is free again, however long the server lets it hang
         let _turn = turn;
-        swap(writable.as_fd(), &publish, retire.as_ref())
+        swap(writable.as_fd(), &publish)
     });
     match timeout(patience, work).await {
         Ok(Ok(Ok(()))) => OrderOutcome::Swapped,

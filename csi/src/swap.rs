@@ -10,7 +10,7 @@
 use std::{
     collections::BTreeSet,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
 };
 
 use rustix::{
@@ -45,13 +45,9 @@ fn step<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> SwapError {
     move |e| SwapError::Step(step, e.into())
 }
 
-/// Publishes a version whose folder is in the tree already, and removes the one before.
-/// Blocks as long as the server pleases.
-pub fn swap(
-    root: BorrowedFd<'_>,
-    publish: &VersionDir,
-    retire: Option<&VersionDir>,
-) -> Result<(), SwapError> {
+/// Publishes a version whose folder is in the tree already. The one before goes on the server's
+/// side. Blocks as long as the server pleases.
+pub fn swap(root: BorrowedFd<'_>, publish: &VersionDir) -> Result<(), SwapError> {
     let shown = names_in(open(root, publish.as_str())?, |_| false)?;
 
     remove(root, DATA_NEXT).map_err(step("remove what an interrupted swap left"))?;
@@ -68,23 +64,7 @@ pub fn swap(
     for name in linked.difference(&shown) {
         remove(root, name.as_str()).map_err(step("remove the link of a file that is gone"))?;
     }
-    match retire {
-        Some(old) if old != publish => remove_version(root, old),
-        _ => Ok(()),
-    }
-}
-
-fn remove_version(root: BorrowedFd<'_>, version: &VersionDir) -> Result<(), SwapError> {
-    let old = match open(root, version.as_str()) {
-        Err(SwapError::Step(_, e)) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        opened => opened?,
-    };
-    for name in names_in(old.try_clone().map_err(step(OPEN))?, |_| false)? {
-        remove(old.as_fd(), name.as_str()).map_err(step("remove a file of the old version"))?;
-    }
-    drop(old);
-    absent(unlinkat(root, version.as_str(), AtFlags::REMOVEDIR))
-        .map_err(step("remove the old version"))
+    Ok(())
 }
 
 fn remove(folder: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
@@ -126,12 +106,17 @@ fn names_in(
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path};
+    use std::{
+        collections::BTreeMap,
+        fs,
+        os::{fd::AsFd, unix::fs::symlink},
+        path::Path,
+    };
 
     use super::*;
     use crate::mount::{
         self,
-        lab::{Node, RENAME, RMDIR, SYMLINK, Server, TARGET, UNLINK, in_private_namespace},
+        lab::{Node, RENAME, SYMLINK, Server, TARGET, UNLINK, in_private_namespace},
     };
 
     fn version(name: &str) -> VersionDir {
@@ -153,44 +138,43 @@ mod tests {
         names
     }
 
-    fn turn(root: &Path, publish: &str, retire: Option<&str>) -> Result<(), SwapError> {
+    fn turn(root: &Path, publish: &str) -> Result<(), SwapError> {
         let folder = fs::File::open(root).unwrap();
-        swap(folder.as_fd(), &version(publish), retire.map(version).as_ref())
+        swap(folder.as_fd(), &version(publish))
     }
 
     #[test]
-    fn a_swap_shows_the_new_version_and_nothing_of_the_old() {
+    fn a_swap_shows_the_new_version_with_exactly_its_names() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         add(root, "..1", &["a", "b"]);
-        turn(root, "..1", None).unwrap();
+        turn(root, "..1").unwrap();
         assert_eq!(listing(root), ["..1", "..data", "a", "b"]);
         assert_eq!(fs::read_to_string(root.join("a")).unwrap(), "..1");
 
         add(root, "..2", &["b", "c"]);
         symlink("..gone", root.join("..data_tmp")).unwrap();
-        turn(root, "..2", Some("..1")).unwrap();
-        assert_eq!(listing(root), ["..2", "..data", "b", "c"]);
+        turn(root, "..2").unwrap();
+        assert_eq!(listing(root), ["..1", "..2", "..data", "b", "c"]);
         assert_eq!(fs::read_to_string(root.join("b")).unwrap(), "..2");
-        turn(root, "..2", Some("..1")).expect("the same swap can be tried again");
-        assert_eq!(listing(root), ["..2", "..data", "b", "c"]);
+        turn(root, "..2").expect("the same swap can be tried again");
+        assert_eq!(listing(root), ["..1", "..2", "..data", "b", "c"]);
 
         add(root, "..3", &[]);
-        turn(root, "..3", Some("..2")).unwrap();
-        assert_eq!(listing(root), ["..3", "..data"]);
+        turn(root, "..3").unwrap();
+        assert_eq!(listing(root), ["..1", "..2", "..3", "..data"]);
+        assert_eq!(listing(&root.join("..1")), ["a", "b"], "no version loses a file");
     }
 
     #[test]
     fn a_folder_that_is_a_symlink_leads_nowhere() {
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("precious"), "x").unwrap();
-        for (publish, retire) in [("..evil", None), ("..1", Some("..evil"))] {
-            let dir = tempfile::tempdir().unwrap();
-            add(dir.path(), "..1", &["a"]);
-            symlink(outside.path(), dir.path().join("..evil")).unwrap();
-            assert!(matches!(turn(dir.path(), publish, retire), Err(SwapError::Step(..))));
-            assert_eq!(listing(outside.path()), ["precious"]);
-        }
+        let dir = tempfile::tempdir().unwrap();
+        symlink(outside.path(), dir.path().join("..evil")).unwrap();
+        assert!(matches!(turn(dir.path(), "..evil"), Err(SwapError::Step(..))));
+        assert_eq!(listing(outside.path()), ["precious"]);
+        assert_eq!(listing(dir.path()), ["..evil"]);
     }
 
     #[test]
@@ -199,10 +183,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             add(dir.path(), "..1", &["a"]);
             fs::write(dir.path().join(at).join(name), "").unwrap();
-            assert!(
-                matches!(turn(dir.path(), "..1", None), Err(SwapError::StrangeName)),
-                "{at}/{name}"
-            );
+            assert!(matches!(turn(dir.path(), "..1"), Err(SwapError::StrangeName)), "{at}/{name}");
         }
     }
 
@@ -213,7 +194,7 @@ mod tests {
         for number in 0..ENTRY_LIMIT + 20 {
             fs::File::create(dir.path().join("..1").join(number.to_string())).unwrap();
         }
-        assert!(matches!(turn(dir.path(), "..1", None), Err(SwapError::TooLarge)));
+        assert!(matches!(turn(dir.path(), "..1"), Err(SwapError::TooLarge)));
     }
 
     fn folder_of(server: &Server, name: &str, files: &[&str]) {
@@ -237,8 +218,8 @@ mod tests {
             let (server, root) = mk_fuse(dir);
             folder_of(&server, "..1", &["a", "b"]);
             folder_of(&server, "..2", &["b"]);
-            swap(root.as_fd(), &version("..1"), None).unwrap();
-            swap(root.as_fd(), &version("..2"), Some(&version("..1"))).unwrap();
+            swap(root.as_fd(), &version("..1")).unwrap();
+            swap(root.as_fd(), &version("..2")).unwrap();
             let seen = server.mutations();
             let seen: Vec<_> = seen.iter().map(|(op, name)| (*op, name.as_str())).collect();
             let expected = [
@@ -249,9 +230,6 @@ mod tests {
                 (SYMLINK, "..data_tmp"),
                 (RENAME, "..data"),
                 (UNLINK, "a"),
-                (UNLINK, "a"),
-                (UNLINK, "b"),
-                (RMDIR, "..1"),
             ];
             assert_eq!(seen, expected);
         });
@@ -270,13 +248,9 @@ mod tests {
             server.add(&format!("..slash/{outside}"), Node::File);
             folder_of(&server, "..dots", &["..", "..data"]);
             for bad in ["..link", "..up", "..slash", "..dots", "..none"] {
-                let refused = swap(root.as_fd(), &version(bad), None);
+                let refused = swap(root.as_fd(), &version(bad));
                 assert!(refused.is_err(), "{bad}");
                 assert_eq!(server.mutations(), [], "{bad}");
-            }
-            for bad in ["..link", "..up", "..slash", "..dots"] {
-                let refused = swap(root.as_fd(), &version("..1"), Some(&version(bad)));
-                assert!(refused.is_err(), "{bad}");
             }
             assert!(dir.join("pods/1").is_dir());
         });

@@ -99,7 +99,6 @@ impl Duty {
                         id,
                         volume: task.volume,
                         publish: task.swap.publish,
-                        retire: task.swap.retire,
                     };
                     pending.insert(id, task.outcome);
                     connection.send(&order, &[]).await?;
@@ -155,7 +154,6 @@ mod tests {
     fn swap() -> Swap {
         Swap {
             publish: "..2".parse().unwrap(),
-            retire: None,
         }
     }
 

@@ -127,7 +127,6 @@ impl Stage {
             id: 7,
             volume: volume.parse::<VolumeId>().unwrap(),
             publish: "..2".parse().unwrap(),
-            retire: Some("..1".parse().unwrap()),
         };
         duty.send(&order, &[]).await.unwrap();
         let (reply, _none): (OrderReply, Vec<OwnedFd>) = tokio::time::timeout(SOON, duty.receive())
@@ -241,15 +240,16 @@ async fn a_symlink_in_place_of_the_new_version_is_not_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_symlink_in_place_of_the_old_version_is_not_emptied() {
+async fn names_at_the_root_that_lead_away_are_not_removed() {
     let victim = victim();
-    let tree = Tree::new().with(1, "..2", 2, Node::Folder(vec![])).with(
-        1,
-        "..1",
-        3,
-        Node::Link(forever(victim.path())),
-    );
-    failed(&endure(tree, victim.path()).await);
+    let away = victim.path().join("precious").display().to_string();
+    for name in [away.as_str(), "../../../precious", "..x.y"] {
+        // the new version has no such name, so csi is to remove it from the root
+        let mut tree = Tree::new().with(1, "..2", 2, Node::Folder(vec![]));
+        tree.nodes
+            .insert(1, Node::Folder(vec![b"..2".to_vec(), name.into()]));
+        failed(&endure(tree, victim.path()).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

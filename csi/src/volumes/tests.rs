@@ -363,7 +363,6 @@ fn an_order_swaps_and_a_server_that_hangs_hangs_one_thread_only() {
             id,
             volume: volume.parse().unwrap(),
             publish: "..1".parse().unwrap(),
-            retire: None,
         };
         lock(&bench.agent).orders = vec![order(1, "csi-1"), order(2, "csi-unknown")];
         let on_duty = tokio::spawn(duty::run(Arc::clone(&bench.volumes)));

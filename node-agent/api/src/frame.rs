@@ -118,10 +118,9 @@ pub struct Order {
     pub id: u64,
     /// The volume.
     pub volume: VolumeId,
-    /// The version to publish: its folder is in the tree already.
+    /// The version to publish: its folder is in the tree already. node-agent takes the folder of
+    /// the version before away by itself.
     pub publish: VersionDir,
-    /// The version that is shown now; its folder is removed after the swap.
-    pub retire: Option<VersionDir>,
 }
 
 /// csi answers an order.
@@ -138,7 +137,7 @@ pub struct OrderReply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum OrderOutcome {
-    /// `..data` shows the new version, the names at the root fit it, the old folder is gone.
+    /// `..data` shows the new version, the names at the root fit it.
     Swapped,
     /// csi knows no such volume.
     UnknownVolume,

@@ -62,7 +62,6 @@ impl VolumeFilesystem {
         match refusal {
             Refusal::ReadOnly => Errno::EROFS,
             Refusal::Missing => Errno::ENOENT,
-            Refusal::NotEmpty => Errno::ENOTEMPTY,
         }
     }
 
@@ -264,12 +263,6 @@ impl Filesystem for VolumeFilesystem {
         });
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.changed("rmdir", name, reply, |mirror, name| {
-            mirror.rmdir(parent.0, name)
-        });
-    }
-
     refuse! {
         setattr(
             INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<TimeOrNow>,
@@ -278,6 +271,7 @@ impl Filesystem for VolumeFilesystem {
         ): EROFS;
         mknod(INodeNo, &OsStr, u32, u32, u32; ReplyEntry): EROFS;
         mkdir(INodeNo, &OsStr, u32, u32; ReplyEntry): EROFS;
+        rmdir(INodeNo, &OsStr; ReplyEmpty): EROFS;
         link(INodeNo, INodeNo, &OsStr; ReplyEntry): EROFS;
         create(INodeNo, &OsStr, u32, u32, i32; ReplyCreate): EROFS;
         write(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vsecm_node_agent_api::volume::VersionDir;
 
-use super::{DATA, DATA_TMP, Edition, Mirror, link_target};
+use super::{DATA, DATA_TMP, Mirror, link_target};
 use crate::inode::ROOT;
 
 /// Why a change is refused.
@@ -16,9 +16,6 @@ pub enum Refusal {
     /// The name is not there.
     #[error("there is no such name")]
     Missing,
-    /// The folder still has files.
-    #[error("the folder is not empty")]
-    NotEmpty,
 }
 
 /// The swap that csi was asked for.
@@ -26,8 +23,6 @@ pub enum Refusal {
 pub struct Swap {
     /// What `..data` shall show.
     pub publish: VersionDir,
-    /// Which folder shall go then.
-    pub retire: Option<VersionDir>,
 }
 
 impl Mirror {
@@ -60,57 +55,19 @@ impl Mirror {
         Ok(())
     }
 
-    /// csi removes a link at the root or a file of the retired version.
+    /// csi removes a link at the root.
     pub fn unlink(&mut self, parent: u64, name: &str) -> Result<(), Refusal> {
-        let swap = self.swap.as_ref().ok_or(Refusal::ReadOnly)?;
-        if parent == ROOT {
-            if name == DATA_TMP {
-                return self.data_tmp.take().map(|_dir| ()).ok_or(Refusal::Missing);
-            }
-            if name == DATA || self.will_show(name) {
-                return Err(Refusal::ReadOnly);
-            }
-            if !self.links.by_name.contains_key(name) {
-                return Err(if self.listed(name).is_some() {
-                    Refusal::ReadOnly
-                } else {
-                    Refusal::Missing
-                });
-            }
-            Arc::make_mut(&mut self.links).remove(name);
-            return Ok(());
+        self.swap_at_root(parent)?;
+        if name == DATA_TMP {
+            return self.data_tmp.take().map(|_dir| ()).ok_or(Refusal::Missing);
         }
-        let retire = swap.retire.clone().ok_or(Refusal::ReadOnly)?;
-        if self.data == retire {
+        if name == DATA || self.will_show(name) || self.listed(name).is_some() {
             return Err(Refusal::ReadOnly);
         }
-        let is_it = |s: &&mut Edition| {
-            s.is_listed() && *s.tree().dir() == retire && s.tree().ino() == parent
-        };
-        let edition = self
-            .editions
-            .iter_mut()
-            .find(is_it)
-            .ok_or(Refusal::ReadOnly)?;
-        let ino = edition.tree().file(name).ok_or(Refusal::Missing)?.ino();
-        if !edition.unlink(ino) {
+        if !self.links.by_name.contains_key(name) {
             return Err(Refusal::Missing);
         }
-        Ok(())
-    }
-
-    /// csi removes the retired version's folder.
-    pub fn rmdir(&mut self, parent: u64, name: &str) -> Result<(), Refusal> {
-        let swap = self.swap_at_root(parent)?;
-        let retire = swap.retire.as_ref().ok_or(Refusal::ReadOnly)?;
-        if name != retire.as_str() || self.data == *retire {
-            return Err(Refusal::ReadOnly);
-        }
-        let edition = self.listed(name).ok_or(Refusal::Missing)?;
-        if !edition.is_empty() {
-            return Err(Refusal::NotEmpty);
-        }
-        self.retire(name);
+        Arc::make_mut(&mut self.links).remove(name);
         Ok(())
     }
 

@@ -1,7 +1,6 @@
 //! A version, its place in the tree, and how long it is needed.
 
 use std::{
-    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering::Relaxed},
@@ -27,7 +26,6 @@ const INHERITED_GRACE: Duration = Duration::from_mins(1);
 pub struct Edition {
     tree: Arc<Tree>,
     place: Place,
-    unlinked: Arc<BTreeSet<u64>>,
     origin: Origin,
     since: Instant,
     looked_up: Arc<AtomicI64>,
@@ -55,7 +53,6 @@ impl Edition {
         Self {
             tree,
             place: Place::Listed,
-            unlinked: Arc::default(),
             origin,
             since: Instant::now(),
             looked_up: Arc::default(),
@@ -80,21 +77,6 @@ impl Edition {
     /// Whether its folder went so lately that a path walk may still come by.
     pub(super) fn is_passable(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) < PASS_GRACE
-    }
-
-    /// Whether `ino` is the inode of a file whose name was removed.
-    pub(super) fn is_unlinked(&self, ino: u64) -> bool {
-        self.unlinked.contains(&ino)
-    }
-
-    /// Whether no name is left in its folder.
-    pub(super) fn is_empty(&self) -> bool {
-        self.unlinked.len() >= self.tree.files().len()
-    }
-
-    /// Removes the name of the file `ino`; `false` if it was removed before.
-    pub(super) fn unlink(&mut self, ino: u64) -> bool {
-        Arc::make_mut(&mut self.unlinked).insert(ino)
     }
 
     /// Takes its folder from the root.

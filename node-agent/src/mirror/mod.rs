@@ -236,7 +236,7 @@ impl Mirror {
                 return None;
             };
             let file = edition.tree().file(name)?;
-            return (!edition.is_unlinked(file.ino())).then_some(Node::File(edition, file));
+            return Some(Node::File(edition, file));
         }
         match name {
             DATA => Some(Node::Pointer(&self.data)),
@@ -354,8 +354,7 @@ impl Mirror {
                 Some(names)
             }
             Node::Folder(edition) => {
-                let linked = |file: &&File| !edition.is_unlinked(file.ino());
-                let files = edition.tree().files().iter().filter(linked);
+                let files = edition.tree().files().iter();
                 Some(
                     files
                         .map(|f| entry(f.name().as_str(), &Node::File(edition, f)))
@@ -364,13 +363,6 @@ impl Mirror {
             }
             Node::Ghost(Kind::Folder) => Some(Vec::new()),
             _ => None,
-        }
-    }
-
-    fn retire(&mut self, dir: &str) {
-        let is_it = |s: &&mut Edition| s.is_listed() && s.tree().dir().as_str() == dir;
-        if let Some(edition) = self.editions.iter_mut().find(is_it) {
-            edition.retire();
         }
     }
 }

@@ -40,7 +40,6 @@ fn rotate(view: &View, serving: &Serving, root: &Path, revision: u64, text: &str
         mirror.stage(Arc::clone(&new), Origin::Own);
         mirror.expect(Some(Swap {
             publish: publish.clone(),
-            retire: None,
         }));
     });
     serving.forget_name(publish.as_str());

@@ -121,12 +121,10 @@ impl Shown {
         Some(self.expect(tree.dir()))
     }
 
-    /// From now on csi may swap to `dir`. It is not asked to remove the version before: see
-    /// [`Mirror::withdraw_others`].
+    /// From now on csi may swap to `dir`.
     fn expect(&self, dir: &VersionDir) -> Swap {
         let swap = Swap {
             publish: dir.clone(),
-            retire: None,
         };
         self.view.set(|mirror| mirror.expect(Some(swap.clone())));
         swap

@@ -204,12 +204,5 @@ fn swap(root: &Path, order: &Order) -> std::io::Result<()> {
     {
         fs::remove_file(at(name))?;
     }
-    if let Some(retire) = &order.retire {
-        let folder = at(retire.as_str());
-        for name in names(folder.clone())? {
-            fs::remove_file(folder.join(name))?;
-        }
-        fs::remove_dir(folder)?;
-    }
     Ok(())
 }
