@@ -102,6 +102,19 @@ impl PodIdentity for SpireDelegate {
     }
 }
 
+/// What a message of SPIRE means for the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offered {
+    /// Its identity.
+    Identity,
+    /// None: it was never issued, or is withdrawn.
+    Nothing,
+    /// Something that is not understood or not unambiguous. An error is no withdrawal ([I2]).
+    Unusable,
+}
+
+const UNREADABLE: &str = "SPIRE offers an identity that is not understood";
+
 struct Follower {
     endpoint: Endpoint,
     selectors: Vec<Selector>,
@@ -149,12 +162,13 @@ impl Follower {
             match message {
                 Ok(Some(message)) => {
                     backoff.reset();
-                    let is_issued = self.take(&message);
-                    is_in_doubt = !is_issued && !was_issued;
-                    if !is_issued && was_issued {
+                    let offered = self.take(&message);
+                    is_in_doubt = offered == Offered::Nothing && !was_issued;
+                    if offered == Offered::Nothing && was_issued {
                         self.withdraw();
+                        was_issued = false;
                     }
-                    was_issued = is_issued;
+                    was_issued |= offered == Offered::Identity;
                 }
                 Ok(None) => return StreamError::Ended,
                 Err(status) => return StreamError::Status(Box::new(status)),
@@ -177,9 +191,10 @@ impl Follower {
         Ok(response.into_inner())
     }
 
-    /// Whether the message holds the pod's identity; if so it is told.
-    fn take(&self, message: &SubscribeToX509sviDsResponse) -> bool {
+    /// Tells the pod's identity, if the message holds it.
+    fn take(&self, message: &SubscribeToX509sviDsResponse) -> Offered {
         let offered = parse(message, &self.pod);
+        let is_whole = offered.len() == message.x509_svids.len();
         let id = |offer: &Offer| offer.svid.spiffe_id().to_string();
         let (issue, trouble) = match self.chooser.choose(&self.pod, &offered, id) {
             Ok(Some((offer, key))) => {
@@ -191,20 +206,25 @@ impl Follower {
                 info!(pod = %self.pod.name, namespace = %self.pod.namespace, ?identity, "an identity was issued");
                 (Some(Issue::Issued(Arc::new(identity))), None)
             }
-            Ok(None) => (None, None),
+            Ok(None) if is_whole => (None, None),
+            Ok(None) => (None, Some(UNREADABLE.to_owned())),
             Err(ambiguous) => {
                 warn!(pod = %self.pod.name, namespace = %self.pod.namespace, %ambiguous, "no identity is chosen");
                 (None, Some(ambiguous.to_string()))
             }
         };
-        let is_issued = issue.is_some();
+        let said = match (&issue, &trouble) {
+            (Some(_), _) => Offered::Identity,
+            (None, Some(_)) => Offered::Unusable,
+            (None, None) => Offered::Nothing,
+        };
         self.sender.send_modify(|standing| {
             standing.trouble = trouble;
             if let Some(issue) = issue {
                 standing.issue = issue;
             }
         });
-        is_issued
+        said
     }
 
     fn withdraw(&self) {
@@ -244,4 +264,38 @@ fn parse(message: &SubscribeToX509sviDsResponse, pod: &PodRef) -> Vec<Offer> {
             }
         };
     message.x509_svids.iter().filter_map(offer).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use spire_api::pb::spire::api::agent::delegatedidentity::v1::X509svidWithKey;
+
+    use super::*;
+    use crate::identity::tests::{chooser, issued, pod};
+
+    #[test]
+    fn an_offer_that_is_not_understood_is_no_withdrawal() {
+        let (sender, receiver) = watch::channel(Standing::default());
+        let follower = Follower {
+            endpoint: Endpoint::parse("unix:///nowhere").unwrap(),
+            selectors: vec![],
+            chooser: chooser(),
+            pod: pod(),
+            sender,
+        };
+        let none = SubscribeToX509sviDsResponse::default();
+        assert_eq!(follower.take(&none), Offered::Nothing);
+        let issue = issued(&pod(), "billing");
+        follower
+            .sender
+            .send_modify(|standing| standing.issue = issue);
+        let unreadable = SubscribeToX509sviDsResponse {
+            x509_svids: vec![X509svidWithKey::default()],
+            ..none
+        };
+        assert_eq!(follower.take(&unreadable), Offered::Unusable);
+        let standing = receiver.borrow().clone();
+        assert!(matches!(standing.issue, Issue::Issued(_)));
+        assert_eq!(standing.trouble.as_deref(), Some(UNREADABLE));
+    }
 }
