@@ -257,26 +257,28 @@ impl Volumes {
         self.forget_unneeded(&bindings, &mut snapshots).await;
         snapshots.sort_by_key(|snapshot| snapshot.sequence());
         self.means.watches.restore(snapshots);
-        let count = records.len();
-        for (record, descriptor) in records {
-            self.recover_one(record, descriptor, &bindings).await;
+        // all join before the first is served: a version that one of them shows is not forgotten
+        let volumes: Vec<_> = records
+            .into_iter()
+            .map(|(record, descriptor)| {
+                let binding = bindings.get(&record.volume);
+                (self.get_or_start(&record, binding), descriptor)
+            })
+            .collect();
+        let count = volumes.len();
+        for (volume, descriptor) in volumes {
+            Self::recover_one(volume, descriptor).await;
         }
         info!(count, "volumes were taken over");
         Ok(())
     }
 
-    async fn recover_one(
-        &self,
-        record: VolumeRecord,
-        descriptor: OwnedFd,
-        bindings: &HashMap<VolumeId, Binding>,
-    ) {
-        let volume = self.get_or_start(&record, bindings.get(&record.volume));
+    async fn recover_one(volume: Arc<Volume>, descriptor: OwnedFd) {
         if volume.status.borrow().has_content {
             Self::start_recovered(&volume, descriptor).await;
             return;
         }
-        warn!(volume = %record.volume, "no content was left for the volume; it is resumed when Safe has given it again");
+        warn!(volume = %volume.record.volume, "no content was left for the volume; it is resumed when Safe has given it again");
         tokio::spawn(async move {
             let mut status = volume.status.clone();
             if status.wait_for(|status| status.has_content).await.is_ok() {

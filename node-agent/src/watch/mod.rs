@@ -74,7 +74,18 @@ pub struct Means {
 #[derive(Debug)]
 struct Member {
     identity: Option<Arc<Identity>>,
-    shows: Option<u64>,
+    /// What it shows, by its sequence.
+    shows: Shows,
+    /// What it is about to show.
+    next: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shows {
+    Nothing,
+    Version(u64),
+    /// Whatever a predecessor had shown it: any version up to this.
+    Inherited(u64),
 }
 
 /// A watch and those who share it.
@@ -88,6 +99,7 @@ pub struct Watch {
     versions: Mutex<Vec<Arc<Snapshot>>>,
     channel: Mutex<Option<Channel>>,
     end: CancellationToken,
+    ended: CancellationToken,
 }
 
 /// All watches of the node.
@@ -154,6 +166,7 @@ impl Watches {
             versions: Mutex::default(),
             channel: Mutex::default(),
             end: CancellationToken::new(),
+            ended: CancellationToken::new(),
         });
         watches.insert(key.clone(), Arc::clone(&watch));
         let (running, end) = (Arc::clone(&watch), watch.end.clone());
@@ -162,6 +175,12 @@ impl Watches {
                 () = end.cancelled() => {}
                 () = running.run() => {}
             }
+            // here, so that no deposit comes after it
+            let versions = std::mem::take(&mut *locked(&running.versions));
+            for snapshot in versions {
+                running.forget(&snapshot).await;
+            }
+            running.ended.cancel();
         });
         watch
     }
@@ -173,13 +192,18 @@ impl Watches {
         key: &SnapshotKey,
         identity: Option<Arc<Identity>>,
     ) -> Arc<Watch> {
-        let member = Member {
-            identity,
-            shows: None,
-        };
         // under the map's lock: the last member cannot end the watch in between
         let mut watches = locked(&self.watches);
         let watch = self.watch(&mut watches, key);
+        let member = Member {
+            shows: match &identity {
+                Some(_) => Shows::Nothing,
+                // it comes from a predecessor, with all that is there now
+                None => Shows::Inherited(watch.newest()),
+            },
+            identity,
+            next: None,
+        };
         locked(&watch.members).insert(volume.clone(), member);
         drop(watches);
         watch.members_changed.notify_one();
@@ -204,10 +228,7 @@ impl Watches {
             return;
         }
         watch.end.cancel();
-        let versions = std::mem::take(&mut *locked(&watch.versions));
-        for snapshot in versions {
-            watch.forget(&snapshot).await;
-        }
+        watch.ended.cancelled().await;
     }
 }
 
@@ -242,32 +263,56 @@ impl Watch {
         self.members_changed.notify_one();
     }
 
-    /// The volume shows this version and no older one.
+    /// The volume shows this version and no other one.
     pub async fn shows(&self, volume: &VolumeId, snapshot: &Snapshot) {
         if let Some(member) = locked(&self.members).get_mut(volume) {
-            member.shows = Some(snapshot.sequence());
+            member.shows = Shows::Version(snapshot.sequence());
+            member.next = None;
         }
         self.forget_old().await;
     }
 
+    /// The volume is about to show this version: a successor may find either.
+    pub fn will_show(&self, volume: &VolumeId, snapshot: &Snapshot) {
+        if let Some(member) = locked(&self.members).get_mut(volume) {
+            member.next = Some(snapshot.sequence());
+        }
+    }
+
+    fn newest(&self) -> u64 {
+        let feed = self.feed.borrow();
+        feed.snapshot.as_ref().map_or(0, |newest| newest.sequence())
+    }
+
     async fn forget_old(&self) {
-        let needed = locked(&self.members).values().filter_map(|m| m.shows).min();
-        for snapshot in self.take_older_than(needed) {
+        for snapshot in self.take_unneeded() {
             self.forget(&snapshot).await;
         }
     }
 
-    /// Takes versions that no member shows; the newest stays.
-    fn take_older_than(&self, needed: Option<u64>) -> Vec<Arc<Snapshot>> {
+    /// Takes versions that no member shows or is about to show; the newest stays. So a volume that
+    /// is stuck keeps two versions, however many come after them.
+    fn take_unneeded(&self) -> Vec<Arc<Snapshot>> {
+        let newest = self.newest();
+        let members = locked(&self.members);
+        let is_needed = |version: &Arc<Snapshot>| {
+            let sequence = version.sequence();
+            sequence >= newest
+                || members.values().any(|member| {
+                    let shown = match member.shows {
+                        Shows::Nothing => false,
+                        Shows::Version(version) => version == sequence,
+                        Shows::Inherited(newest) => sequence <= newest,
+                    };
+                    shown || member.next == Some(sequence)
+                })
+        };
         let mut versions = locked(&self.versions);
-        let newest = versions.last().map_or(0, |newest| newest.sequence());
-        let needed = needed.unwrap_or(newest).min(newest);
-        let (old, kept) = versions
-            .drain(..)
-            .partition(|version| version.sequence() < needed);
+        let (kept, unneeded) = versions.drain(..).partition(is_needed);
         *versions = kept;
         drop(versions);
-        old
+        drop(members);
+        unneeded
     }
 
     async fn forget(&self, snapshot: &Snapshot) {
@@ -299,16 +344,18 @@ impl Watch {
     /// Keeps `snapshot`, then shows it to all members.
     pub(crate) async fn publish(&self, snapshot: Snapshot) {
         let snapshot = Arc::new(snapshot);
+        // first of all: should the watch end during the deposit, it is known what to forget
+        locked(&self.versions).push(Arc::clone(&snapshot));
         if let Some(key) = content_key(&snapshot) {
             // before anyone sees it: a successor must never go back behind what was seen
             self.means.keeper.deposit(key, snapshot.memfd()).await;
         } else {
             warn!("a version cannot be named at the keeper");
         }
-        locked(&self.versions).push(Arc::clone(&snapshot));
         self.feed.send_modify(|feed| {
             feed.snapshot = Some(snapshot);
             feed.absent = None;
         });
+        self.forget_old().await;
     }
 }

@@ -116,8 +116,8 @@ impl Watch {
             tokio::select! {
                 message = stream.message() => match message {
                     Ok(Some(message)) => {
-                        backoff.reset();
                         self.take(message.state.try_into()?).await;
+                        backoff.reset();
                     }
                     Ok(None) => return Err(Broken::Ended),
                     Err(status) => return Err(Broken::Status(Box::new(status))),

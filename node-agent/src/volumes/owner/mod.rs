@@ -176,9 +176,11 @@ impl Owner {
             self.swap_if_needed().await;
             self.tell();
             let next = tokio::select! {
-                command = self.commands.recv() => match command {
-                    Some(command) => self.obey(command).await,
-                    None => Next::End,
+                command = self.commands.recv() => if let Some(command) = command {
+                    self.obey(command).await
+                } else {
+                    self.forget().await;
+                    Next::End
                 },
                 Ok(()) = self.news_of_identity.changed() => {
                     self.take_standing().await;
@@ -189,7 +191,7 @@ impl Owner {
                     self.swapped(outcome).await;
                     Next::Live
                 }
-                () = sleep_until(self.swap_again), if self.swap_trouble.is_some() && self.swapping.is_none() && self.swap_again > Instant::now() => Next::Live,
+                () = sleep_until(self.swap_again), if self.swap_trouble.is_some() && self.swapping.is_none() => Next::Live,
                 Ok(()) = arrivals.changed() => {
                     self.swap_again = Instant::now();
                     self.backoff.reset();

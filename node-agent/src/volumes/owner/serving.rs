@@ -72,12 +72,18 @@ impl Owner {
         if self.swapping.is_some() || self.swap_again > Instant::now() {
             return;
         }
-        let Some(source) = self.desired() else { return };
-        let Some(shown) = &self.shown else { return };
-        let Some(swap) = shown.prepare(&source).await else {
+        let due = match (self.desired(), &self.shown) {
+            (Some(source), Some(shown)) => shown.prepare(&source).await.map(|swap| (source, swap)),
+            _ => None,
+        };
+        let Some((source, swap)) = due else {
+            // also where there is nothing to swap: else the next attempt would be due for ever
             self.swap_trouble = None;
             return;
         };
+        if let (Some(member), Source::Said(snapshot)) = (&self.member, &source) {
+            member.watch.will_show(&self.record.volume, snapshot);
+        }
         let (duty, volume) = (Arc::clone(&self.means.duty), self.record.volume.clone());
         let ordered = tokio::spawn(async move { duty.order(volume, swap).await });
         self.swapping = Some((source, ordered));
@@ -123,11 +129,19 @@ impl Owner {
     /// an unpublish, or the mount was taken away under us.
     pub(super) async fn not_detached(&mut self) -> Next {
         self.detach_due = None;
-        let kept = self.means.keeper.descriptor(&self.record.volume).await;
-        if matches!(kept, Ok(None)) {
-            info!(volume = %self.record.volume, "the volume is gone");
-            self.forget().await;
-            return Next::End;
+        match self.means.keeper.descriptor(&self.record.volume).await {
+            Ok(Some(_descriptor)) => {}
+            Ok(None) => {
+                info!(volume = %self.record.volume, "the volume is gone");
+                self.forget().await;
+                return Next::End;
+            }
+            Err(failure) => {
+                // a new process could not go on with the other volumes without the keeper
+                warn!(volume = %self.record.volume, reason = chain(&failure), "whether the volume is gone is asked again");
+                self.detach_due = Some(Instant::now() + DETACH_WAIT);
+                return Next::Live;
+            }
         }
         let reason = "a session ended while its volume is attached";
         error!(volume = %self.record.volume, reason);

@@ -3,7 +3,10 @@
 use std::fs;
 
 use tokio::runtime;
-use vsecm_node_agent_api::volume::{Gate as Gating, OnWithdraw};
+use vsecm_node_agent_api::{
+    frame::Order,
+    volume::{Gate as Gating, OnWithdraw},
+};
 use vsecm_safe_api::position::{Lineage, Revision};
 
 use self::node::Node;
@@ -212,6 +215,60 @@ fn a_successor_takes_over_what_the_keeper_has_without_spire_and_safe() {
         let descriptor = mount.fuse().try_clone().unwrap();
         let resumed = successor.volumes.resume(&record, descriptor).await;
         assert_eq!(resumed, AgentReply::Served);
+    });
+}
+
+#[test]
+fn a_death_between_two_versions_is_made_up_for_in_all_volumes_that_share_a_secret() {
+    story(|| async {
+        let (node, record) = (Node::new(), record());
+        let twin = VolumeRecord {
+            volume: "csi-2".parse().unwrap(),
+            ..record.clone()
+        };
+        node.issue();
+        node.say(said(1, "{\"a\":\"x\"}")).await;
+        let mut mounts = Vec::new();
+        for record in [&record, &twin] {
+            assert_eq!(node.attach(record, 1000).await, AgentReply::Ready);
+            mounts.push(node.serving_volume(record).await);
+        }
+        // from now on csi does nothing
+        let idle = node.idle_csi();
+        node.say(said(2, "{\"a\":\"y\"}")).await;
+        idle.receive::<Order>().await.unwrap().unwrap();
+        let successor = node.successor();
+        successor.volumes.recover().await.unwrap();
+        let csi = successor.idle_csi();
+        let mut told = std::collections::BTreeSet::new();
+        while told.len() < 2 {
+            let order = timeout(Duration::from_secs(5), csi.receive::<Order>()).await;
+            let (order, _) = order.expect("watchers of both are told").unwrap().unwrap();
+            told.insert(order.volume);
+        }
+    });
+}
+
+#[test]
+fn a_volume_that_is_stuck_keeps_two_versions_however_many_come() {
+    story(|| async {
+        let (node, record) = (Node::new(), record());
+        node.issue();
+        let AgentReply::Waiting { .. } = node.attach(&record, 100).await else {
+            panic!("there is no secret yet");
+        };
+        let watches = &node.volumes.means.watches;
+        let key = said(1, "{}").key().clone();
+        let watch = watches.join(&record.volume, &key, None);
+        watch.publish(said(1, "{\"a\":\"x\"}")).await;
+        watch.shows(&record.volume, &said(1, "{\"a\":\"x\"}")).await;
+        watch.will_show(&record.volume, &said(2, "{}"));
+        for revision in 2..50 {
+            watch.publish(said(revision, "{}")).await;
+        }
+        let kept: Vec<u64> = watch.versions().iter().map(|v| v.sequence()).collect();
+        assert_eq!(kept, [1, 2, 49]);
+        assert_eq!(node.kept.lock().unwrap().len(), 3 + 1, "and the binding");
     });
 }
 

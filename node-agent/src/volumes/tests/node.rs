@@ -161,6 +161,14 @@ impl Node {
         arrivals.changed().await.unwrap();
     }
 
+    /// The connection of a csi that does nothing by itself.
+    pub(super) fn idle_csi(&self) -> Connection {
+        let (ours, theirs) = Connection::pair().unwrap();
+        let duty = Arc::clone(&self.duty);
+        tokio::spawn(async move { duty.serve(&ours).await });
+        theirs
+    }
+
     pub(super) async fn serving_volume(&self, record: &VolumeRecord) -> Mount {
         let (mount, fuse) = Mount::new();
         let kept = (Some(record.clone()), fuse.try_clone().unwrap());
