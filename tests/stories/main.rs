@@ -26,5 +26,6 @@ mod safes_outage_is_survived;
 mod secrets_have_no_exits;
 mod strangers_read_nothing;
 mod support;
+mod svids_are_renewed;
 mod time_is_up;
 mod two_playgrounds_leave_nothing;
