@@ -14,9 +14,9 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -28,7 +28,10 @@ use nix::{
 };
 use vsecm_safe_api::{name::SecretKey, position::Lineage};
 
-use super::{Found, Store, StoreError, Write, file_name};
+use super::{
+    Found, Store, StoreError, Write, file_name,
+    folder::{entries, make_folders, on, sync_folder, walk},
+};
 
 const LOCK: &str = "lock";
 const LINEAGE: &str = "lineage";
@@ -90,13 +93,11 @@ impl FileStore {
                     scope.spawn(prepare)
                 })
                 .collect();
-            let shares = writers.into_iter().map(|writer| {
-                let prepared: Vec<_> = writer
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                prepared
+            let shares = writers.into_iter().flat_map(|writer| -> Vec<_> {
+                let prepared = writer.join();
+                prepared.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             });
-            shares.flatten().collect()
+            shares.collect()
         })
     }
 }
@@ -110,14 +111,13 @@ impl Store for FileStore {
         let mut found = Vec::new();
         let records = self.folder.join(RECORDS);
         walk(&records, &mut |path| {
-            let key = key_of(path, &records);
             // by its one path only: numbers are for what was set aside
-            found.push(match key.filter(|key| self.record(key) == path) {
+            let key = key_of(path, &records).filter(|key| self.record(key) == path);
+            let read = || fs::read(path).map_err(on("read", path));
+            found.push(match key.map(|key| (key, read())) {
                 None => foreign(path),
-                Some(key) => match fs::read(path).map_err(on("read", path)) {
-                    Ok(sealed) => Found::Record { key, sealed },
-                    Err(error) => Found::Unreadable { key, error },
-                },
+                Some((key, Ok(sealed))) => Found::Record { key, sealed },
+                Some((key, Err(error))) => Found::Unreadable { key, error },
             });
         })?;
         let aside = self.folder.join(SET_ASIDE);
@@ -143,7 +143,7 @@ impl Store for FileStore {
                 let temporary = prepared?;
                 let record = self.record(&write.key);
                 let folder = parent(&record).to_owned();
-                move_to(&temporary, &record)?;
+                move_to(&temporary, &record).inspect_err(|_| forget(&temporary))?;
                 folders.insert(folder.clone());
                 Ok(folder)
             })
@@ -188,15 +188,6 @@ pub(super) fn random_lineage() -> Result<Lineage, StoreError> {
         reason: source.to_string(),
     })?;
     Ok(Lineage::from_random(bytes))
-}
-
-fn on(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    let path = path.to_owned();
-    move |source| StoreError::File {
-        action,
-        path,
-        source,
-    }
 }
 
 fn lock(folder: &Path) -> Result<Flock<File>, StoreError> {
@@ -246,10 +237,14 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         file.sync_all()
     };
     write().map_err(|source| {
-        // it would stay until the next start, on a disk that may be full
-        let _gone: io::Result<()> = fs::remove_file(path);
+        forget(path);
         on("write", path)(source)
     })
+}
+
+/// Of a write that failed: it would stay until the next start, on a disk that may be full.
+fn forget(temporary: &Path) {
+    let _gone: io::Result<()> = fs::remove_file(temporary);
 }
 
 /// A rename that makes the target's folder if need be.
@@ -265,46 +260,6 @@ fn move_to(from: &Path, to: &Path) -> Result<(), StoreError> {
 
 fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(path)
-}
-
-/// Makes a folder and those above it; a new one is on stable storage before it is used.
-fn make_folders(folder: &Path) -> Result<(), StoreError> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let above = match folder.parent() {
-        Some(above) if !above.as_os_str().is_empty() => above,
-        _none => Path::new("."),
-    };
-    make_folders(above)?;
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(on("make", folder)(e)),
-        _made => {}
-    }
-    sync_folder(above)
-}
-
-fn sync_folder(folder: &Path) -> Result<(), StoreError> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(on("sync", folder))
-}
-
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    fs::read_dir(folder)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
-        .map_err(on("list", folder))
-}
-
-fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) -> Result<(), StoreError> {
-    for path in entries(folder)? {
-        if path.is_dir() && !path.is_symlink() {
-            walk(&path, visit)?;
-        } else {
-            visit(&path);
-        }
-    }
-    Ok(())
 }
 
 fn key_of(path: &Path, folder: &Path) -> Option<SecretKey> {
@@ -375,6 +330,7 @@ mod tests {
         let results = store.write(&batch);
         assert!(results[0].is_err());
         assert!(results[1].is_ok());
+        assert_eq!(entries(&folder.path().join(TEMPORARY)).unwrap().len(), 0);
         assert_eq!(suite::records(&*store), [(good, b"x".to_vec())]);
     }
 

@@ -4,6 +4,7 @@
 mod crash;
 mod file;
 mod file_name;
+mod folder;
 mod memory;
 
 use std::{io, path::PathBuf};
