@@ -2,256 +2,226 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::OwnedFd,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 use tracing::{info, warn};
 use vsecm_node_agent_api::{
-    channel::{ChannelError, Connection},
-    frame::{ContentKey, Descriptor, KeeperReply, KeeperRequest},
+    channel::Connection,
+    client::{AskError, Door, chain, persist},
+    frame::{ContentKey, Descriptor},
     peer::PeerRule,
     volume::{VolumeId, VolumeRecord},
 };
 
-/// The keeper answers from memory; a longer wait means that it hangs, and no rotation waits for it.
+/// The keeper answers from memory. No rotation waits longer than this, also behind others.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 /// Pause before the keeper is dialled again.
 const REDIAL: Duration = Duration::from_millis(200);
 
-/// Why the keeper did not do as asked.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum KeeperError {
-    /// The conversation failed.
-    #[error("cannot talk to the keeper")]
-    Channel(#[from] ChannelError),
-    /// No answer.
-    #[error("the keeper did not answer within {} seconds", ANSWER_WAIT.as_secs())]
-    Silent,
-    /// It said no.
-    #[error("the keeper refused: {0}")]
-    Refused(String),
-    /// Its answer does not belong to the question.
-    #[error("the keeper's answer is not understood")]
-    Confused,
-}
-
 /// A handle on the keeper. Remembers what was deposited, and gives it back to a keeper that lost it.
 #[derive(Clone, Debug)]
 pub struct Keeper {
-    path: PathBuf,
-    peer: PeerRule,
-    connection: Arc<tokio::sync::Mutex<Option<Connection>>>,
-    deposits: Arc<Mutex<BTreeMap<ContentKey, Arc<OwnedFd>>>>,
+    door: Door,
+    connection: Arc<tokio::sync::Mutex<Option<Arc<Connection>>>>,
+    /// What the keeper is to have; `None` is to go.
+    deposits: Arc<Mutex<BTreeMap<ContentKey, Option<Arc<OwnedFd>>>>>,
+    unsettled: Arc<Notify>,
 }
 
 impl Keeper {
     /// A handle that dials `path` when it is used.
     pub fn new(path: PathBuf, peer: PeerRule) -> Self {
         Self {
-            path,
-            peer,
+            door: Door {
+                name: "the keeper",
+                socket: path,
+                rule: peer,
+            },
             connection: Arc::default(),
             deposits: Arc::default(),
+            unsettled: Arc::default(),
         }
     }
 
     /// Asks on the open connection, or once more on a new one: the keeper may have been started
-    /// anew. All requests can be repeated.
-    async fn call(
-        &self,
-        request: &KeeperRequest,
-        descriptor: Option<&OwnedFd>,
-    ) -> Result<(KeeperReply, Option<OwnedFd>), KeeperError> {
-        let mut connection = self.connection.lock().await;
-        let was_open = connection.is_some();
-        let mut answer = self.ask(&mut connection, request, descriptor).await;
-        if was_open && matches!(answer, Err(KeeperError::Channel(_))) {
-            answer = self.ask(&mut connection, request, descriptor).await;
-        }
-        drop(connection);
-        match answer? {
-            (KeeperReply::Refused { reason }, _) => Err(KeeperError::Refused(reason)),
-            answer => Ok(answer),
-        }
-    }
-
-    async fn ask(
-        &self,
-        connection: &mut Option<Connection>,
-        request: &KeeperRequest,
-        descriptor: Option<&OwnedFd>,
-    ) -> Result<(KeeperReply, Option<OwnedFd>), KeeperError> {
-        let answered = timeout(ANSWER_WAIT, async {
-            let open = match connection.take() {
-                Some(open) => open,
-                None => Connection::dial(&self.path, &self.peer).await?,
-            };
-            let descriptors: Vec<_> = descriptor.iter().map(|fd| fd.as_fd()).collect();
-            let answer = open.call(request, &descriptors).await?;
-            Ok::<_, ChannelError>((open, answer))
-        });
-        // on a failure the connection is dropped: an answer that comes late must not be taken for
-        // that of the next question
-        let (open, (reply, mut descriptors)) =
-            answered.await.map_err(|_elapsed| KeeperError::Silent)??;
-        *connection = Some(open);
-        Ok((reply, descriptors.pop()))
+    /// anew. All questions can be repeated.
+    async fn ask<T, F>(&self, question: impl Fn(Arc<Connection>) -> F) -> Result<T, AskError>
+    where
+        F: Future<Output = Result<T, AskError>>,
+    {
+        let asked = async {
+            let mut connection = self.connection.lock().await;
+            if let Some(open) = connection.take() {
+                match question(Arc::clone(&open)).await {
+                    Err(AskError::Away(..)) => {}
+                    answer => {
+                        keep(&mut connection, open, &answer);
+                        return answer;
+                    }
+                }
+            }
+            let new = Arc::new(self.door.dial().await?);
+            let answer = question(Arc::clone(&new)).await;
+            keep(&mut connection, new, &answer);
+            drop(connection);
+            answer
+        };
+        let late = |_elapsed| Err(AskError::Late(self.door.name));
+        timeout(ANSWER_WAIT, asked).await.unwrap_or_else(late)
     }
 
     /// Waits until the keeper answers, at most for `patience`.
     ///
     /// # Errors
     /// What the last attempt met.
-    pub async fn wait(&self, patience: Duration) -> Result<(), KeeperError> {
-        let request = KeeperRequest::ListVolumes { after: None };
-        let attempts = async {
-            loop {
-                match self.call(&request, None).await {
-                    Ok(_answer) => return,
-                    Err(error) => warn!(%error, "waiting for the keeper"),
-                }
-                sleep(REDIAL).await;
-            }
-        };
-        match timeout(patience, attempts).await {
-            Ok(()) => Ok(()),
-            Err(_elapsed) => self.call(&request, None).await.map(|_answer| ()),
+    pub async fn wait(&self, patience: Duration) -> Result<(), AskError> {
+        let answers = || self.ask(|keeper| async move { self.door.records(&keeper).await });
+        match timeout(patience, persist("waiting for the keeper", answers)).await {
+            Ok(_records) => Ok(()),
+            Err(_elapsed) => answers().await.map(|_records| ()),
         }
     }
 
     /// All volumes with their `/dev/fuse` descriptors.
     ///
     /// # Errors
-    /// [`KeeperError`].
-    pub async fn volumes(&self) -> Result<Vec<(VolumeRecord, OwnedFd)>, KeeperError> {
+    /// [`AskError`].
+    pub async fn volumes(&self) -> Result<Vec<(VolumeRecord, OwnedFd)>, AskError> {
+        let records = self.ask(|keeper| async move { self.door.records(&keeper).await });
         let mut all = Vec::new();
-        let mut after = None;
-        loop {
-            let request = KeeperRequest::ListVolumes { after };
-            let (KeeperReply::Volumes { records }, _) = self.call(&request, None).await? else {
-                return Err(KeeperError::Confused);
-            };
-            let Some(last) = records.last() else {
-                return Ok(all);
-            };
-            after = Some(last.volume.clone());
-            for record in records {
-                if let Some(descriptor) = self.descriptor(&record.volume).await? {
-                    all.push((record, descriptor));
-                }
+        for record in records.await? {
+            if let Some(descriptor) = self.descriptor(&record.volume).await? {
+                all.push((record, descriptor));
             }
         }
+        Ok(all)
     }
 
     /// A volume's `/dev/fuse` descriptor, if the keeper has it.
     ///
     /// # Errors
-    /// [`KeeperError`].
-    pub async fn descriptor(&self, volume: &VolumeId) -> Result<Option<OwnedFd>, KeeperError> {
-        let request = KeeperRequest::GetVolume {
-            volume: volume.clone(),
-            descriptor: Descriptor::Fuse,
-        };
-        self.get(&request).await
-    }
-
-    async fn get(&self, request: &KeeperRequest) -> Result<Option<OwnedFd>, KeeperError> {
-        match self.call(request, None).await? {
-            (KeeperReply::Descriptor, Some(descriptor)) => Ok(Some(descriptor)),
-            (KeeperReply::Unknown, _) => Ok(None),
-            _ => Err(KeeperError::Confused),
-        }
+    /// [`AskError`].
+    pub async fn descriptor(&self, volume: &VolumeId) -> Result<Option<OwnedFd>, AskError> {
+        let fuse = Descriptor::Fuse;
+        self.ask(|keeper| async move { self.door.descriptor(&keeper, volume, fuse).await })
+            .await
     }
 
     /// All content that was deposited by a predecessor; from now on it counts as ours.
     ///
     /// # Errors
-    /// [`KeeperError`].
-    pub async fn contents(&self) -> Result<Vec<(ContentKey, Arc<OwnedFd>)>, KeeperError> {
+    /// [`AskError`].
+    pub async fn contents(&self) -> Result<Vec<(ContentKey, Arc<OwnedFd>)>, AskError> {
+        let keys = self.ask(|keeper| async move { self.door.contents(&keeper).await });
         let mut all = Vec::new();
-        let mut after = None;
-        loop {
-            let request = KeeperRequest::ListContents { after };
-            let (KeeperReply::Contents { keys }, _) = self.call(&request, None).await? else {
-                return Err(KeeperError::Confused);
-            };
-            let Some(last) = keys.last() else {
-                return Ok(all);
-            };
-            after = Some(last.clone());
-            for key in keys {
-                let request = KeeperRequest::GetContent { key: key.clone() };
-                if let Some(memfd) = self.get(&request).await? {
-                    let memfd = Arc::new(memfd);
-                    self.remember(key.clone(), Arc::clone(&memfd));
-                    all.push((key, memfd));
-                }
+        for key in &keys.await? {
+            let memfd = self.ask(|keeper| async move { self.door.content(&keeper, key).await });
+            if let Some(memfd) = memfd.await?.map(Arc::new) {
+                self.deposits()
+                    .insert(key.clone(), Some(Arc::clone(&memfd)));
+                all.push((key.clone(), memfd));
             }
         }
+        Ok(all)
     }
 
-    fn remember(&self, key: ContentKey, memfd: Arc<OwnedFd>) {
-        let mut deposits = self.deposits.lock().unwrap_or_else(PoisonError::into_inner);
-        deposits.insert(key, memfd);
+    fn deposits(&self) -> MutexGuard<'_, BTreeMap<ContentKey, Option<Arc<OwnedFd>>>> {
+        self.deposits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Deposits a memfd. If the keeper is away the deposit is made when it comes back; a warning
     /// says that until then a death of this process would need Safe.
     pub async fn deposit(&self, key: ContentKey, memfd: Arc<OwnedFd>) {
-        self.remember(key.clone(), Arc::clone(&memfd));
-        let request = KeeperRequest::PutContent { key };
-        if let Err(error) = self.call(&request, Some(&memfd)).await {
-            warn!(%error, "content is not deposited yet");
-        }
+        self.deposits().insert(key.clone(), Some(memfd));
+        self.settle_or_later(&key).await;
     }
 
     /// Forgets a memfd.
     pub async fn remove(&self, key: ContentKey) {
-        {
-            let mut deposits = self.deposits.lock().unwrap_or_else(PoisonError::into_inner);
-            deposits.remove(&key);
-        }
-        let request = KeeperRequest::RemoveContent { key };
-        if let Err(error) = self.call(&request, None).await {
-            warn!(%error, "content that is not needed stays at the keeper");
+        self.deposits().insert(key.clone(), None);
+        self.settle_or_later(&key).await;
+    }
+
+    async fn settle_or_later(&self, key: &ContentKey) {
+        if let Err(error) = self.settle(key).await {
+            warn!(
+                reason = chain(&error),
+                "the keeper is told of content later"
+            );
+            self.unsettled.notify_one();
         }
     }
 
-    /// Gives all deposits back to each new keeper. Never ends.
+    /// Makes the keeper's entry what it is to be now. Settles run one after another and each looks
+    /// in its turn; so however deposits, removals and a new keeper cross, nothing old comes back.
+    async fn settle(&self, key: &ContentKey) -> Result<(), AskError> {
+        let settled = self.ask(|keeper| async move {
+            let deposit = self.deposits().get(key).cloned().flatten();
+            match deposit {
+                Some(memfd) => self.door.put_content(&keeper, key, &memfd).await,
+                None => self.door.remove_content(&keeper, key).await,
+            }
+        });
+        match settled.await {
+            // it has no room, and would have none at once
+            Err(refused @ AskError::Refused(..)) => {
+                warn!(
+                    reason = chain(&refused),
+                    "content is not deposited: a death of this process would need Safe"
+                );
+            }
+            settled => settled?,
+        }
+        let mut deposits = self.deposits();
+        if deposits.get(key).is_some_and(Option::is_none) {
+            deposits.remove(key);
+        }
+        drop(deposits);
+        Ok(())
+    }
+
+    /// Settles all deposits with each new keeper, and after each settle that failed. Never ends.
     pub async fn attend(self) {
         loop {
+            let what = "not all content is deposited yet";
             // a connection of its own, on which nothing is said: its end is the keeper's
-            match Connection::dial(&self.path, &self.peer).await {
-                Ok(connection) => match self.give_back().await {
-                    Ok(()) => {
-                        connection.closed().await;
-                        warn!("the keeper is gone");
-                    }
-                    Err(error) => warn!(%error, "not all content is deposited yet"),
-                },
-                Err(error) => warn!(%error, "the keeper cannot be reached"),
+            let connection = persist(what, || self.settle_all()).await;
+            tokio::select! {
+                () = connection.closed() => warn!("the keeper is gone"),
+                () = self.unsettled.notified() => {}
             }
             sleep(REDIAL).await;
         }
     }
 
-    async fn give_back(&self) -> Result<(), KeeperError> {
-        let deposits = {
-            let deposits = self.deposits.lock().unwrap_or_else(PoisonError::into_inner);
-            deposits.clone()
-        };
-        let count = deposits.len();
-        for (key, memfd) in deposits {
-            let request = KeeperRequest::PutContent { key };
-            self.call(&request, Some(&memfd)).await?;
+    async fn settle_all(&self) -> Result<Connection, AskError> {
+        let connection = self.door.dial().await?;
+        let keys: Vec<_> = self.deposits().keys().cloned().collect();
+        for key in &keys {
+            self.settle(key).await?;
         }
-        info!(count, "all content is deposited");
-        Ok(())
+        info!(count = keys.len(), "all content is deposited");
+        Ok(connection)
+    }
+}
+
+/// Keeps a connection on which nothing is under way: an answer that comes late must not be taken
+/// for that of the next question.
+fn keep<T>(
+    slot: &mut Option<Arc<Connection>>,
+    connection: Arc<Connection>,
+    answer: &Result<T, AskError>,
+) {
+    if matches!(answer, Ok(_) | Err(AskError::Refused(..))) {
+        *slot = Some(connection);
     }
 }

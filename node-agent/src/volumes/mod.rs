@@ -13,6 +13,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 use vsecm_node_agent_api::{
+    client::AskError,
     frame::{AgentReply, Serving as IsServing, sentence},
     volume::{VolumeId, VolumeRecord},
 };
@@ -24,7 +25,7 @@ use self::{
 use crate::{
     duty::Duty,
     identity::PodIdentity,
-    keeper::{Keeper, KeeperError},
+    keeper::Keeper,
     session::Start,
     snapshot::Snapshot,
     watch::{Watches, content_key},
@@ -234,8 +235,8 @@ impl Volumes {
     /// Resumes everything that the keeper has, before anyone can be told that this process is there.
     ///
     /// # Errors
-    /// [`KeeperError`]: then nothing is recovered, and csi brings its descriptors.
-    pub async fn recover(&self) -> Result<(), KeeperError> {
+    /// [`AskError`]: then nothing is recovered, and csi brings its descriptors.
+    pub async fn recover(&self) -> Result<(), AskError> {
         let records = self.means.keeper.volumes().await?;
         let mut bindings = HashMap::new();
         let mut snapshots = Vec::new();

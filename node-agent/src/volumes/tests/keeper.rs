@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use vsecm_node_agent_api::{
     channel::Listener,
     frame::{Descriptor, KeeperReply, KeeperRequest, PAGE},
@@ -16,18 +16,22 @@ use vsecm_node_agent_api::{
 pub(super) type Kept = BTreeMap<String, (Option<VolumeRecord>, OwnedFd)>;
 
 /// The keeper's side of the conversation, in memory.
-pub(super) async fn keep(listener: Listener, kept: Arc<Mutex<Kept>>) {
+pub(super) async fn keep(listener: Listener, kept: Arc<Mutex<Kept>>, hung: watch::Receiver<bool>) {
     // conversations end with this task
     let mut conversations = JoinSet::new();
     loop {
         let (connection, _peer) = listener.accept().await.unwrap();
-        let kept = Arc::clone(&kept);
+        let (kept, mut hung) = (Arc::clone(&kept), hung.clone());
         conversations.spawn(async move {
             while let Ok(Some((request, descriptors))) = connection.receive().await {
+                hung.wait_for(|hung| !hung).await.unwrap();
                 let (reply, descriptor) =
                     kept_answer(&mut kept.lock().unwrap(), request, descriptors);
                 let descriptors: Vec<_> = descriptor.iter().map(|fd| fd.as_fd()).collect();
-                connection.send(&reply, &descriptors).await.unwrap();
+                // who gave up does not hear it
+                if connection.send(&reply, &descriptors).await.is_err() {
+                    return;
+                }
             }
         });
     }

@@ -4,7 +4,7 @@ use std::fs;
 
 use tokio::runtime;
 use vsecm_node_agent_api::{
-    frame::Order,
+    frame::{ContentKey, Order},
     volume::{Gate as Gating, OnWithdraw},
 };
 use vsecm_safe_api::position::{Lineage, Revision};
@@ -348,5 +348,43 @@ fn a_keeper_that_lost_everything_gets_it_back() {
         node.lose_keeper().await;
         node.say(said(2, "{\"a\":1}")).await;
         assert!(!node.kept.lock().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_keeper_that_hung_gets_what_is_true_when_it_answers_again() {
+    story(|| async {
+        let mut node = Node::new();
+        let keeper = node.volumes.means.keeper.clone();
+        tokio::spawn(keeper.clone().attend());
+        let content = said(1, "{}");
+        let key = content_key(&content).unwrap();
+        let stays: ContentKey = "stays".to_owned().try_into().unwrap();
+        keeper.deposit(key.clone(), content.memfd()).await;
+        node.stop_keeper();
+        // both give up before the keeper answers, together: no one waits behind another
+        let started = tokio::time::Instant::now();
+        tokio::join!(
+            keeper.remove(key.clone()),
+            keeper.deposit(stays.clone(), content.memfd()),
+        );
+        assert!(started.elapsed() < Duration::from_secs(3));
+        assert!(node.kept.lock().unwrap().contains_key(&String::from(key)));
+        node.resume_keeper();
+        let is_settled = async {
+            loop {
+                if node
+                    .kept
+                    .lock()
+                    .unwrap()
+                    .keys()
+                    .eq([&String::from(stays.clone())])
+                {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), is_settled).await.unwrap();
     });
 }

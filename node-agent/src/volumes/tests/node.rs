@@ -40,6 +40,7 @@ pub(super) struct Node {
     pub(super) kept: Arc<Mutex<Kept>>,
     keeper_socket: PathBuf,
     keeping: Option<tokio::task::JoinHandle<()>>,
+    hung: watch::Sender<bool>,
     pub(super) fatal: mpsc::Receiver<String>,
     dir: Arc<tempfile::TempDir>,
 }
@@ -65,7 +66,8 @@ impl Node {
     fn start_keeper(&mut self) {
         let listener = Listener::bind(&self.keeper_socket).unwrap();
         let kept = Arc::clone(&self.kept);
-        self.keeping = Some(tokio::spawn(keep(listener, kept)));
+        let hung = self.hung.subscribe();
+        self.keeping = Some(tokio::spawn(keep(listener, kept, hung)));
     }
 
     /// The keeper dies with all that it has, and another is started.
@@ -75,6 +77,16 @@ impl Node {
         assert!(keeping.await.unwrap_err().is_cancelled());
         self.kept.lock().unwrap().clear();
         self.start_keeper();
+    }
+
+    /// The keeper keeps its connections, and answers nothing more.
+    pub(super) fn stop_keeper(&mut self) {
+        self.hung.send_replace(true);
+    }
+
+    /// It goes on.
+    pub(super) fn resume_keeper(&mut self) {
+        self.hung.send_replace(false);
     }
 
     /// A node-agent that has nothing but what the keeper keeps.
@@ -110,6 +122,7 @@ impl Node {
             kept,
             keeper_socket,
             keeping: None,
+            hung: watch::Sender::new(false),
             fatal,
             dir,
         }

@@ -13,19 +13,18 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     channel::{ChannelError, Connection},
-    frame::{AgentReply, AgentRequest, Descriptor, KeeperReply, KeeperRequest, Serving, sentence},
+    frame::{AgentReply, AgentRequest, Serving, sentence},
     peer::PeerRule,
     volume::{VolumeId, VolumeRecord},
 };
+
+mod keeper;
 
 /// Both answer from memory, in microseconds; one that takes this long is stopped or stuck.
 pub const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The first pause before a peer is dialled again: a supervisor takes milliseconds.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(10);
-
-/// Records that are read from a keeper at most; it takes fewer.
-const RECORD_LIMIT: usize = 8192;
 
 /// Why a peer did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -167,86 +166,6 @@ impl Door {
         match self.call(&agent, request, fuse, patience).await? {
             (AgentReply::Refused { reason }, _) => Err(AskError::Refused(self.name, reason)),
             (reply, _) => Ok(reply),
-        }
-    }
-
-    /// Has the keeper keep a descriptor of a volume.
-    ///
-    /// # Errors
-    /// Any [`AskError`].
-    pub async fn put_volume(
-        &self,
-        keeper: &Connection,
-        record: &VolumeRecord,
-        descriptor: Descriptor,
-        fd: &OwnedFd,
-    ) -> Result<(), AskError> {
-        let record = record.clone();
-        let put = KeeperRequest::PutVolume { record, descriptor };
-        self.tell_keeper(keeper, &put, Some(fd)).await
-    }
-
-    /// Has the keeper forget a volume.
-    ///
-    /// # Errors
-    /// Any [`AskError`].
-    pub async fn remove_volume(
-        &self,
-        keeper: &Connection,
-        volume: &VolumeId,
-    ) -> Result<(), AskError> {
-        let volume = volume.clone();
-        let remove = KeeperRequest::RemoveVolume { volume };
-        self.tell_keeper(keeper, &remove, None).await
-    }
-
-    async fn tell_keeper(
-        &self,
-        keeper: &Connection,
-        request: &KeeperRequest,
-        fd: Option<&OwnedFd>,
-    ) -> Result<(), AskError> {
-        match self.call(keeper, request, fd, PATIENCE).await? {
-            (KeeperReply::Done, _) => Ok(()),
-            (KeeperReply::Refused { reason }, _) => Err(AskError::Refused(self.name, reason)),
-            _ => Err(AskError::Unexpected(self.name)),
-        }
-    }
-
-    /// All records that the keeper has.
-    ///
-    /// # Errors
-    /// Any [`AskError`].
-    pub async fn records(&self, keeper: &Connection) -> Result<Vec<VolumeRecord>, AskError> {
-        let mut all: Vec<VolumeRecord> = Vec::new();
-        while all.len() <= RECORD_LIMIT {
-            let after = all.last().map(|record| record.volume.clone());
-            let asked = KeeperRequest::ListVolumes { after };
-            match self.call(keeper, &asked, None, PATIENCE).await? {
-                (KeeperReply::Volumes { records }, _) if records.is_empty() => return Ok(all),
-                (KeeperReply::Volumes { records }, _) => all.extend(records),
-                _ => break,
-            }
-        }
-        Err(AskError::Unexpected(self.name))
-    }
-
-    /// A descriptor of a volume, if the keeper has it.
-    ///
-    /// # Errors
-    /// Any [`AskError`].
-    pub async fn descriptor(
-        &self,
-        keeper: &Connection,
-        volume: &VolumeId,
-        descriptor: Descriptor,
-    ) -> Result<Option<OwnedFd>, AskError> {
-        let volume = volume.clone();
-        let asked = KeeperRequest::GetVolume { volume, descriptor };
-        match self.call(keeper, &asked, None, PATIENCE).await? {
-            (KeeperReply::Descriptor, mut fds) if fds.len() == 1 => Ok(fds.pop()),
-            (KeeperReply::Unknown, _) => Ok(None),
-            _ => Err(AskError::Unexpected(self.name)),
         }
     }
 
