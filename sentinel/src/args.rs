@@ -43,7 +43,7 @@ const EXIT_CODES: &str = "\
 The bytes of stdin and of a file are taken exactly as they are, a newline at the end included: \
 write printf %s, not echo.
 
-Exit codes: 0 all was done; 1 Safe refused; 2 bad usage or input, nothing was sent; \
+Exit codes: 0 all was done; 1 Safe refused, or could not do it; 2 bad usage or input, nothing was sent; \
 3 SPIRE or Safe cannot be reached or asked (no identity within 10 s, no token file, no answer in \
 30 s), or the server is not Safe; 4 partly done, with one sentence for each pair that was not.
 ";
