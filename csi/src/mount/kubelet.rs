@@ -37,10 +37,6 @@ pub struct Kubelet {
     path: PathBuf,
 }
 
-/// Mounts of ours on one target that are taken away in one go. There is one, unless a csi was
-/// killed at the wrong moment and lost it.
-const STACK_LIMIT: usize = 16;
-
 fn folder(
     at: BorrowedFd<'_>,
     path: impl Arg,
@@ -89,8 +85,12 @@ impl Kubelet {
         writable_clone(mount)
     }
 
-    /// The private read-write clone of the mount at the target, for a csi that has lost it.
+    /// The private read-write clone of the mount at the target, for a csi that has lost it. Never
+    /// of anything else: without a mount there, that would be a piece of the host's own files.
     pub fn writable(&self, target: &Target) -> Result<OwnedFd, MountError> {
+        if self.occupant(target)? != Occupant::Ours {
+            return Err(step("find the mount at the target")(Errno::NOENT));
+        }
         writable_clone(folder(self.parent(target)?.as_fd(), LEAF, INSIDE)?.as_fd())
     }
 
@@ -100,10 +100,7 @@ impl Kubelet {
             Err(MountError { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(()),
             opened => opened?,
         };
-        for _mount in 0..STACK_LIMIT {
-            if self.occupant(target)? != Occupant::Ours {
-                break;
-            }
+        while self.occupant(target)? == Occupant::Ours {
             // umount2 takes no descriptor; no part of this path can be a symlink of others
             let path = format!("/proc/thread-self/fd/{}/{LEAF}", parent.as_raw_fd());
             let unmounted = unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);

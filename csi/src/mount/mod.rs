@@ -189,8 +189,11 @@ mod tests {
             assert_eq!(kubelet.occupant(&target).unwrap(), foreign);
             let Detached { fuse: _fuse, mount } = superblock().unwrap();
             assert!(kubelet.attach(&target, mount.as_fd()).is_err());
+            assert!(kubelet.writable(&target).is_err(), "no swap works on a foreign mount");
             kubelet.clear(&target).unwrap();
             assert_eq!(kubelet.occupant(&target).unwrap(), foreign);
+            sys::unmount(&path, sys::UnmountFlags::DETACH).unwrap();
+            assert!(kubelet.writable(&target).is_err(), "nor on the host's own folder");
         });
     }
 
