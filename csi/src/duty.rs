@@ -8,13 +8,13 @@ use tokio::{
 };
 use vsecm_node_agent_api::{
     channel::{ChannelError, Connection},
-    client::{FIRST_PAUSE, chain, persist},
+    client::{FIRST_PAUSE, chain, pauses, persist},
     frame::{Order, OrderOutcome, OrderReply, sentence},
 };
 
 use crate::{
     swap::swap,
-    volumes::{Held, Volumes},
+    volumes::{Held, Trouble, Volumes},
 };
 
 /// Orders at work at most. node-agent has one per volume; the kubelet's default is 110 pods.
@@ -38,12 +38,24 @@ pub(crate) async fn run(volumes: Arc<Volumes>) {
     }
 }
 
-/// Has every volume served that this node-agent does not serve yet; then there is nothing to do.
-async fn look_after(volumes: &Arc<Volumes>) -> Result<(), ChannelError> {
-    for volume in volumes.ids() {
-        if let Err(error) = volumes.revive(&volume).await {
-            tracing::error!(%volume, error = chain(&error), "is not served");
+/// Has every volume served that this node-agent does not serve yet. One that cannot be served now
+/// (its content has to come from Safe first) is tried again; then there is nothing to do.
+async fn look_after(volumes: &Volumes) -> Result<(), ChannelError> {
+    let mut left = volumes.ids();
+    for pause in pauses() {
+        let mut later = Vec::new();
+        for volume in left {
+            let Err(error) = volumes.revive(&volume).await else { continue };
+            tracing::warn!(%volume, error = chain(&error), "is not served");
+            if !matches!(error, Trouble::Dead) {
+                later.push(volume);
+            }
         }
+        left = later;
+        if left.is_empty() {
+            break;
+        }
+        sleep(pause).await;
     }
     std::future::pending().await
 }

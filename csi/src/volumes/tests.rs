@@ -60,6 +60,8 @@ struct Agent {
     gate: Option<AgentReply>,
     served: HashMap<VolumeId, Option<Server>>,
     asked: Vec<&'static str>,
+    /// How often it will refuse to resume.
+    refusals: usize,
     orders: Vec<Order>,
     replies: watch::Sender<Vec<OrderReply>>,
 }
@@ -81,6 +83,11 @@ async fn run_agent(listener: Listener, agent: Arc<Mutex<Agent>>) {
                     server.add("..1/a", Node::File);
                     lock(&agent).served.insert(volume, Some(server));
                     ("serve", Some(AgentReply::Served))
+                }
+                AgentRequest::Resume { .. } if lock(&agent).refusals > 0 => {
+                    lock(&agent).refusals -= 1;
+                    let reason = "its content is not known".to_owned();
+                    ("refused", Some(AgentReply::Refused { reason }))
                 }
                 AgentRequest::Resume { record } => {
                     lock(&agent).served.insert(record.volume, None);
@@ -409,5 +416,22 @@ fn a_server_that_answers_nothing_at_all_holds_up_neither_publish_nor_unpublish()
         bench.unpublish().await.unwrap();
         assert_eq!(bench.occupant(), Occupant::Free);
         drop(server);
+    });
+}
+
+#[test]
+fn a_volume_that_a_new_node_agent_cannot_resume_yet_is_tried_again() {
+    story(|bench| async move {
+        bench.publish().await.unwrap();
+        lock(&bench.agent).served.clear();
+        lock(&bench.agent).refusals = 3;
+        let on_duty = tokio::spawn(duty::run(Arc::clone(&bench.volumes)));
+        let served = async {
+            while lock(&bench.agent).served.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), served).await.unwrap();
+        on_duty.abort();
     });
 }
