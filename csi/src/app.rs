@@ -16,8 +16,8 @@ use crate::{
     node::NodeService,
     plugin::{IdentityService, RegistrationService},
     proto::{
-        csi::v1::{identity_server::IdentityServer, node_server::NodeServer},
         registration::registration_server::RegistrationServer,
+        v1::{identity_server::IdentityServer, node_server::NodeServer},
     },
     volumes::Volumes,
 };

@@ -10,13 +10,13 @@ use vsecm_node_agent_api::{
 };
 
 use crate::{
-    proto::csi::v1::{
+    proto::v1::{
         self, VolumeUsage,
         node_server::Node,
         node_service_capability::{Rpc, Type, rpc},
         volume_usage::Unit,
     },
-    publish,
+    publish::{self, Refusal, required},
     volumes::{Trouble, Volumes},
 };
 
@@ -38,9 +38,7 @@ impl Node for NodeService {
         &self,
         request: Request<v1::NodePublishVolumeRequest>,
     ) -> Reply<v1::NodePublishVolumeResponse> {
-        // final: the kubelet forgets the volume without an unpublish, and nothing is left behind
-        let record = publish::parse(request.get_ref(), &self.kubelet)
-            .map_err(|refusal| Status::invalid_argument(chain(&refusal)))?;
+        let record = publish::parse(request.get_ref(), &self.kubelet).map_err(|e| never(&e))?;
         self.volumes.publish(record).await.map_err(|error| not_now(&error))?;
         Ok(Response::new(v1::NodePublishVolumeResponse {}))
     }
@@ -50,8 +48,8 @@ impl Node for NodeService {
         request: Request<v1::NodeUnpublishVolumeRequest>,
     ) -> Reply<v1::NodeUnpublishVolumeResponse> {
         let request = request.get_ref();
-        required("volume id", &request.volume_id)?;
-        required("target path", &request.target_path)?;
+        required("volume id", &request.volume_id).map_err(|e| never(&e))?;
+        required("target path", &request.target_path).map_err(|e| never(&e))?;
         let target = Target::below(&self.kubelet, &request.target_path);
         if let (Ok(volume), Ok(target)) = (request.volume_id.parse(), target) {
             let gone = self.volumes.unpublish(volume, target).await;
@@ -68,8 +66,8 @@ impl Node for NodeService {
         request: Request<v1::NodeGetVolumeStatsRequest>,
     ) -> Reply<v1::NodeGetVolumeStatsResponse> {
         let request = request.get_ref();
-        required("volume id", &request.volume_id)?;
-        required("volume path", &request.volume_path)?;
+        required("volume id", &request.volume_id).map_err(|e| never(&e))?;
+        required("volume path", &request.volume_path).map_err(|e| never(&e))?;
         let target = Target::below(&self.kubelet, &request.volume_path).ok();
         let held = request.volume_id.parse().ok().and_then(|volume| self.volumes.held(&volume));
         let held = held.filter(|h| target.is_some_and(|t| t.to_string() == h.record.target));
@@ -106,9 +104,9 @@ fn not_now(error: &Trouble) -> Status {
     Status::unavailable(chain(error))
 }
 
-fn required(what: &str, text: &str) -> Result<(), Status> {
-    let sentence = || format!("the request has no {what}: the kubelet gives one with every call");
-    if text.is_empty() { Err(Status::invalid_argument(sentence())) } else { Ok(()) }
+/// Final: the kubelet forgets the volume without an unpublish, and nothing is left behind.
+fn never(refusal: &Refusal) -> Status {
+    Status::invalid_argument(chain(refusal))
 }
 
 fn stats_of(state: VolumeState) -> v1::NodeGetVolumeStatsResponse {
@@ -138,7 +136,7 @@ mod tests {
     use crate::{
         app,
         plugin::{IdentityService, NAME},
-        proto::csi::v1::{
+        proto::v1::{
             identity_client::IdentityClient, identity_server::IdentityServer,
             node_client::NodeClient, node_server::NodeServer,
         },

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::proto::{
-    csi::v1::{self, identity_server::Identity},
     registration::{
         InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
         registration_server::Registration,
     },
+    v1::{self, identity_server::Identity},
 };
 
 /// The driver's name, as in the `CSIDriver` object and in pods.

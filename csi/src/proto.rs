@@ -18,9 +18,4 @@ mod generated {
     }
 }
 
-pub use generated::registration;
-
-/// CSI.
-pub mod csi {
-    pub use super::generated::v1;
-}
+pub use generated::{registration, v1};

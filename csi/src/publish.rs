@@ -1,15 +1,13 @@
 //! `NodePublishVolumeRequest` to [`VolumeRecord`]: whatever is wrong is refused here, before
 //! anything is touched.
 
-use std::{collections::HashMap, str::FromStr};
-
 use vsecm_node_agent_api::{
     attributes::{self, AttributeError},
     target::{Target, TargetError},
-    volume::{ParseError, PodRef, PodUid, VolumeRecord},
+    volume::{ParseError, PodUid, VolumeRecord},
 };
 
-use crate::proto::csi::v1::{
+use crate::proto::v1::{
     NodePublishVolumeRequest, VolumeCapability,
     volume_capability::{AccessType, MountVolume, access_mode::Mode},
 };
@@ -30,12 +28,9 @@ pub enum Refusal {
     /// An access mode that makes no sense for a volume of one pod.
     #[error("access mode {0} is not possible for a pod's own volume: use SINGLE_NODE_WRITER")]
     AccessMode(String),
-    /// The kubelet did not say which pod it is.
-    #[error("{0} is missing: the CSIDriver object of this driver must have podInfoOnMount: true")]
-    NoPodInfo(&'static str),
-    /// A volume id or pod information that Kubernetes would not produce.
-    #[error("{0} cannot be used")]
-    Unusable(&'static str, #[source] ParseError),
+    /// A volume id that Kubernetes would not produce.
+    #[error("the volume id cannot be used")]
+    VolumeId(#[from] ParseError),
     /// The target path belongs to another pod.
     #[error("the target path belongs to the pod with uid {path}, the request is for {pod}")]
     ForeignPod {
@@ -44,7 +39,7 @@ pub enum Refusal {
         /// The uid in the pod information.
         pod: PodUid,
     },
-    /// An attribute.
+    /// An attribute, or what the kubelet says of the pod.
     #[error(transparent)]
     Attribute(#[from] AttributeError),
 }
@@ -53,20 +48,19 @@ const BLOCK: &str = "a secret is files, not a block device: use volumeMounts, no
 const FLAGS: &str = "mount options are not possible: the driver sets its own, take them out";
 const SECRETS: &str = "this driver reads no Kubernetes Secret: take nodePublishSecretRef out";
 const WRITABLE: &str = "the volume is read-only: set readOnly: true beside driver in the pod";
-const GROUP: &str = "the volume mount group is no group id: fsGroup is a number below 4294967295";
+
+/// Refuses an empty text.
+pub(crate) fn required(what: &'static str, text: &str) -> Result<(), Refusal> {
+    if text.is_empty() { Err(Refusal::Missing(what)) } else { Ok(()) }
+}
 
 /// Parses a request. `kubelet` is the kubelet's folder as it names it itself.
 pub fn parse(request: &NodePublishVolumeRequest, kubelet: &str) -> Result<VolumeRecord, Refusal> {
-    if request.volume_id.is_empty() {
-        return Err(Refusal::Missing("volume id"));
-    }
-    if request.target_path.is_empty() {
-        return Err(Refusal::Missing("target path"));
-    }
-    let volume = request.volume_id.parse().map_err(|e| Refusal::Unusable("the volume id", e))?;
+    required("volume id", &request.volume_id)?;
+    required("target path", &request.target_path)?;
+    let (volume, context) = (request.volume_id.parse()?, &request.volume_context);
     let target = Target::below(kubelet, &request.target_path)?;
-    let group = group_of(mount_of(request.volume_capability.as_ref())?)?;
-    let context = &request.volume_context;
+    let mount = mount_of(request.volume_capability.as_ref())?;
     let inline = context.get("csi.storage.k8s.io/ephemeral").is_some_and(|e| e == "true");
     if !request.secrets.is_empty() {
         return Err(Refusal::Unfit(SECRETS));
@@ -74,19 +68,12 @@ pub fn parse(request: &NodePublishVolumeRequest, kubelet: &str) -> Result<Volume
     if inline && !request.readonly {
         return Err(Refusal::Unfit(WRITABLE));
     }
-    let pod = PodRef {
-        namespace: pod_info(context, "csi.storage.k8s.io/pod.namespace")?,
-        name: pod_info(context, "csi.storage.k8s.io/pod.name")?,
-        uid: pod_info(context, "csi.storage.k8s.io/pod.uid")?,
-        service_account: pod_info(context, "csi.storage.k8s.io/serviceAccount.name")?,
-    };
+    let pod = attributes::pod(context)?;
     if pod.uid != target.pod {
-        let (path, pod) = (target.pod, pod.uid);
-        return Err(Refusal::ForeignPod { path, pod });
+        return Err(Refusal::ForeignPod { path: target.pod, pod: pod.uid });
     }
-    let asked = context.iter().filter(|(key, _)| !key.starts_with("csi.storage.k8s.io/"));
-    let (options, target) = (attributes::parse(asked, group)?, target.to_string());
-    Ok(VolumeRecord { volume, pod, options, target })
+    let options = attributes::options(context, &mount.volume_mount_group)?;
+    Ok(VolumeRecord { volume, pod, options, target: target.to_string() })
 }
 
 fn mount_of(capability: Option<&VolumeCapability>) -> Result<&MountVolume, Refusal> {
@@ -109,32 +96,13 @@ fn mount_of(capability: Option<&VolumeCapability>) -> Result<&MountVolume, Refus
     }
 }
 
-fn group_of(mount: &MountVolume) -> Result<Option<u32>, Refusal> {
-    let text = mount.volume_mount_group.as_str();
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    // the last number is "no group" to the kernel
-    let group = text.parse().ok().filter(|group| digits && *group != u32::MAX);
-    group.map(Some).ok_or(Refusal::Unfit(GROUP))
-}
-
-fn pod_info<T: FromStr<Err = ParseError>>(
-    context: &HashMap<String, String>,
-    key: &'static str,
-) -> Result<T, Refusal> {
-    let text = context.get(key).ok_or(Refusal::NoPodInfo(key))?;
-    text.parse().map_err(|e| Refusal::Unusable(key, e))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use vsecm_node_agent_api::volume::{Gate, Layout, OnWithdraw};
 
     use super::*;
-    use crate::proto::csi::v1::volume_capability::{AccessMode, BlockVolume};
+    use crate::proto::v1::volume_capability::{AccessMode, BlockVolume};
 
     const KUBELET: &str = "/var/lib/kubelet";
     const TARGET: &str = "pods/0a1-b/volumes/kubernetes.io~csi/vsecm/mount";
@@ -201,7 +169,7 @@ mod tests {
         let options = grouped("2000").unwrap().options;
         assert_eq!((options.mode.bits(), options.group), (0o440, Some(2000)));
         for bad in ["staff", "-1", "+5", "4294967295", "99999999999", "1 "] {
-            assert_eq!(grouped(bad), Err(Refusal::Unfit(GROUP)), "{bad:?}");
+            assert_eq!(grouped(bad), Err(Refusal::Attribute(AttributeError::Group)), "{bad:?}");
         }
     }
 
@@ -256,7 +224,7 @@ mod tests {
         assert_eq!(changed(|r| r.volume_id.clear()), Err(Refusal::Missing("volume id")));
         assert_eq!(changed(|r| r.target_path.clear()), Err(Refusal::Missing("target path")));
         let bad = changed(|r| r.volume_id = "../x".to_owned());
-        assert!(matches!(bad, Err(Refusal::Unusable(..))));
+        assert!(matches!(bad, Err(Refusal::VolumeId(_))));
     }
 
     #[test]
@@ -318,8 +286,11 @@ mod tests {
             "csi.storage.k8s.io/serviceAccount.name",
         ] {
             let missing = changed(|r| drop(r.volume_context.remove(key)));
-            assert_eq!(missing, Err(Refusal::NoPodInfo(key)));
-            assert!(matches!(with(key, "a/b"), Err(Refusal::Unusable(k, _)) if k == key));
+            assert_eq!(missing, Err(Refusal::Attribute(AttributeError::NoPodInfo(key))));
+            let bad = with(key, "a/b").unwrap_err();
+            let named =
+                matches!(bad, Refusal::Attribute(AttributeError::PodInfo(k, _)) if k == key);
+            assert!(named, "{bad}");
         }
     }
 

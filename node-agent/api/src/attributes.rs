@@ -1,6 +1,11 @@
-//! `volumeAttributes` to [`VolumeOptions`].
+//! What comes with a volume, to [`PodRef`] and [`VolumeOptions`]: the pod's author says
+//! `volumeAttributes`, and among them the kubelet says which pod it is.
 
-use crate::volume::{FileMode, FileName, Gate, Layout, OnWithdraw, VolumeOptions};
+use std::{collections::HashMap, str::FromStr};
+
+use crate::volume::{
+    FileMode, FileName, Gate, Layout, OnWithdraw, ParseError, PodRef, VolumeOptions,
+};
 
 /// Why the attributes are refused. No refusal holds a value.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -12,6 +17,15 @@ pub enum AttributeError {
     /// A known attribute with a value that is not possible, and what is.
     #[error("the volume attribute {0} must be {1}")]
     Value(&'static str, &'static str),
+    /// The kubelet did not say which pod it is.
+    #[error("{0} is missing: the CSIDriver object of this driver must have podInfoOnMount: true")]
+    NoPodInfo(&'static str),
+    /// Pod information that Kubernetes would not produce.
+    #[error("{0} cannot be used")]
+    PodInfo(&'static str, #[source] ParseError),
+    /// The pod's `fsGroup` is no group id.
+    #[error("the volume mount group is no group id: fsGroup is a number below 4294967295")]
+    Group,
 }
 
 const DOCUMENT: AttributeError = AttributeError::Value(
@@ -21,14 +35,52 @@ const DOCUMENT: AttributeError = AttributeError::Value(
 const MODE: AttributeError =
     AttributeError::Value("mode", "octal permission bits, \"0001\" to \"0777\"");
 
-/// Parses what the pod's author asked for; `group` is the pod's `fsGroup`.
+/// `volume_context` of a publish request.
+pub type Context = HashMap<String, String>;
+
+/// What the kubelet says itself, with every volume.
+const KUBELETS: &str = "csi.storage.k8s.io/";
+
+/// Parses the kubelet's word on which pod it is.
 ///
 /// # Errors
 /// [`AttributeError`].
-pub fn parse<'a>(
-    attributes: impl Iterator<Item = (&'a String, &'a String)>,
-    group: Option<u32>,
-) -> Result<VolumeOptions, AttributeError> {
+pub fn pod(context: &Context) -> Result<PodRef, AttributeError> {
+    Ok(PodRef {
+        namespace: pod_info(context, "csi.storage.k8s.io/pod.namespace")?,
+        name: pod_info(context, "csi.storage.k8s.io/pod.name")?,
+        uid: pod_info(context, "csi.storage.k8s.io/pod.uid")?,
+        service_account: pod_info(context, "csi.storage.k8s.io/serviceAccount.name")?,
+    })
+}
+
+fn pod_info<T: FromStr<Err = ParseError>>(
+    context: &Context,
+    key: &'static str,
+) -> Result<T, AttributeError> {
+    let text = context.get(key).ok_or(AttributeError::NoPodInfo(key))?;
+    text.parse().map_err(|e| AttributeError::PodInfo(key, e))
+}
+
+fn parse_group(text: &str) -> Result<Option<u32>, AttributeError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    // the last number is "no group" to the kernel
+    let group = text
+        .parse()
+        .ok()
+        .filter(|group| digits && *group != u32::MAX);
+    group.map(Some).ok_or(AttributeError::Group)
+}
+
+/// Parses what the pod's author asked for; `group` is the pod's `fsGroup`, or empty.
+///
+/// # Errors
+/// [`AttributeError`].
+pub fn options(context: &Context, group: &str) -> Result<VolumeOptions, AttributeError> {
+    let group = parse_group(group)?;
     let value = |name, rule| Err(AttributeError::Value(name, rule));
     let default_mode = if group.is_some() { "0440" } else { "0444" };
     let mut options = VolumeOptions {
@@ -39,7 +91,7 @@ pub fn parse<'a>(
         on_withdraw: OnWithdraw::Keep,
         group,
     };
-    for (key, text) in attributes {
+    for (key, text) in context.iter().filter(|(k, _)| !k.starts_with(KUBELETS)) {
         match (key.as_str(), text.as_str()) {
             ("layout", "files") => options.layout = Layout::Files,
             ("layout", "document") => options.layout = Layout::Document,
@@ -76,15 +128,15 @@ mod tests {
 
     #[test]
     fn without_attributes_the_defaults_hold() {
-        let options = parse(std::iter::empty(), None).unwrap();
-        assert_eq!(options.document.as_str(), "secrets.json");
+        let parsed = options(&HashMap::new(), "").unwrap();
+        assert_eq!(parsed.document.as_str(), "secrets.json");
         assert_eq!(
-            (options.layout, options.gate),
+            (parsed.layout, parsed.gate),
             (Layout::Files, Gate::Required)
         );
-        assert_eq!(options.mode.bits(), 0o444);
-        let options = parse(std::iter::empty(), Some(5)).unwrap();
-        assert_eq!((options.mode.bits(), options.group), (0o440, Some(5)));
+        assert_eq!(parsed.mode.bits(), 0o444);
+        let parsed = options(&HashMap::new(), "5").unwrap();
+        assert_eq!((parsed.mode.bits(), parsed.group), (0o440, Some(5)));
     }
 
     proptest! {
@@ -93,7 +145,7 @@ mod tests {
             key in "(mode|layout|document|optional|onWithdraw|[a-z]{1,9})",
             text in "canary\\PC{0,12}",
         ) {
-            if let Err(error) = parse([(&key, &text)].into_iter(), None) {
+            if let Err(error) = options(&HashMap::from([(key, text)]), "") {
                 prop_assert!(!error.to_string().contains("canary"));
             }
         }
