@@ -17,6 +17,8 @@ use crate::{
 pub(super) enum Access {
     /// The pod may see what is there.
     Granted,
+    /// The identity was withdrawn: the pod sees this version, by its sequence, and no newer one.
+    Stopped(u64),
     /// The identity was withdrawn, and the volume asks for its files to go then.
     Revoked,
 }

@@ -155,6 +155,7 @@ impl Owner {
             // until the pod is issued its own identity again it sees what was left for it
             owner.updates = match binding.access {
                 Access::Granted => Updates::Stopped(owner.newest()),
+                Access::Stopped(sequence) => Updates::Stopped(owner.version(sequence)),
                 Access::Revoked => Updates::Revoked,
             };
         }
@@ -218,6 +219,13 @@ impl Owner {
 
     fn newest(&self) -> Option<Source> {
         self.feed()?.snapshot.map(Source::Said)
+    }
+
+    /// The version with that sequence.
+    fn version(&self, sequence: u64) -> Option<Source> {
+        let versions = self.member.as_ref()?.watch.versions();
+        let version = versions.into_iter().find(|v| v.sequence() == sequence);
+        version.map(Source::Said)
     }
 
     /// What the pod is to see.

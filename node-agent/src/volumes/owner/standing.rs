@@ -9,6 +9,7 @@ use super::{Member, Owner, Updates};
 use crate::{
     identity::{Identity, Issue},
     snapshot::SnapshotKey,
+    tree::Source,
     volumes::binding::{Access, Binding, binding_key},
 };
 
@@ -65,6 +66,11 @@ impl Owner {
                 warn!(volume = %self.record.volume, pod = %pod.name, namespace = %pod.namespace, "the pod's identity was withdrawn: its files stay, without updates");
                 if matches!(self.updates, Updates::Flow) {
                     self.updates = Updates::Stopped(self.newest());
+                }
+                if let Updates::Stopped(Some(Source::Said(snapshot))) = &self.updates {
+                    // a twin of the pod may get newer versions, which a successor finds too
+                    member.watch.will_show(&self.record.volume, snapshot);
+                    self.bind(Access::Stopped(snapshot.sequence())).await;
                 }
             }
             OnWithdraw::Revoke => {

@@ -10,7 +10,7 @@ use vsecm_node_agent_api::{
 use vsecm_safe_api::position::{Lineage, Revision};
 
 use self::node::Node;
-use super::*;
+use super::{binding::binding_key, *};
 use crate::{
     identity::tests::pod,
     session::fixture::{Mount, apart},
@@ -290,6 +290,46 @@ fn nothing_deleted_or_revoked_comes_back_with_a_successor() {
                 s.serving == IsServing::Yes && s.files == 0
             })
             .await;
+    });
+}
+
+#[test]
+fn a_successor_shows_a_pod_without_identity_nothing_newer_than_it_saw() {
+    story(|| async {
+        let (node, record) = (Node::new(), record());
+        node.issue();
+        node.say(said(1, "{\"a\":\"x\"}")).await;
+        assert_eq!(node.attach(&record, 1000).await, AgentReply::Ready);
+        let _mount = node.serving_volume(&record).await;
+        node.withdraw();
+        node.until(&record, "the withdrawal", |status| {
+            let condition = status.condition.as_ref();
+            condition.is_some_and(|text| text.contains("withdrawn"))
+        })
+        .await;
+        // a twin of the pod still gets it
+        node.say(said(2, "{\"a\":\"x\",\"b\":\"y\"}")).await;
+        let bound = binding_key(&record.volume).unwrap();
+        let is_bound = async {
+            let stopped = |memfd: &OwnedFd| {
+                Binding::from_memfd(memfd).unwrap().access == binding::Access::Stopped(1)
+            };
+            let name = String::from(bound);
+            loop {
+                if stopped(&node.kept.lock().unwrap().get(&name).unwrap().1) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), is_bound).await.unwrap();
+        let successor = node.successor();
+        successor.volumes.recover().await.unwrap();
+        let AgentReply::State { serving, files, .. } = successor.volumes.state(&record.volume)
+        else {
+            panic!("a state was asked for");
+        };
+        assert_eq!((serving, files), (IsServing::Yes, 2));
     });
 }
 
