@@ -2,7 +2,7 @@
 //!
 //! Written by hand because a tree of `serde_json::Value` would leave copies of the secret all over
 //! the heap, and would change numbers: here every byte is copied once, into a buffer that is wiped.
-//! One gap: serde_json unescapes a string that has escapes in a buffer of its own, which is not.
+//! One gap: `serde_json` unescapes a string that has escapes in a buffer of its own, which is not.
 
 use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
