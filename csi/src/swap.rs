@@ -68,11 +68,10 @@ pub fn swap(root: BorrowedFd<'_>, publish: &VersionDir) -> Result<(), SwapError>
 }
 
 fn remove(folder: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
-    absent(unlinkat(folder, name, AtFlags::empty()))
-}
-
-fn absent(result: Result<(), Errno>) -> Result<(), Errno> {
-    if result == Err(Errno::NOENT) { Ok(()) } else { result }
+    match unlinkat(folder, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        done => done,
+    }
 }
 
 fn open(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, SwapError> {
