@@ -1,13 +1,13 @@
 //! The wiring of `vsecm-csi`.
 
-use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::{net::UnixListener, time::sleep};
+use tokio::time::sleep;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
-use vsecm_node_agent_api::{client::Door, process};
+use vsecm_node_agent_api::{channel::listen_alone, client::Door, process};
 
 use crate::{
     args::Args,
@@ -35,9 +35,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let keeper = Door { name: "the keeper", socket: args.keeper_socket, rule: args.keeper_peer };
     let volumes = Volumes::new((agent, keeper), kubelet, args.hold, stop.clone());
     let serving = async {
-        tokio::select! {
-            () = volumes.recover() => {}
-            () = stop.cancelled() => return Ok(()),
+        if stop.run_until_cancelled(volumes.recover()).await.is_none() {
+            return Ok(());
         }
         let _settled = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&volumes).stay_settled()));
         let _on_duty = AbortOnDropHandle::new(tokio::spawn(duty::run(Arc::clone(&volumes))));
@@ -76,7 +75,7 @@ pub(crate) fn serve<'a>(
     path: Option<&'a Path>,
     stop: &'a CancellationToken,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + 'a> {
-    let listener = path.map(|path| listen(path).with_context(|| path.display().to_string()));
+    let listener = path.map(|path| listen_alone(path).with_context(|| path.display().to_string()));
     let listener = listener.transpose()?;
     Ok(async move {
         if let (Some(listener), Some(path)) = (listener, path) {
@@ -86,14 +85,4 @@ pub(crate) fn serve<'a>(
         }
         Ok(())
     })
-}
-
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }

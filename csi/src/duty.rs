@@ -1,6 +1,6 @@
 //! The duty connection: node-agent's orders, and a look at all volumes whenever it is new.
 
-use std::{os::fd::AsFd, sync::Arc, time::Duration};
+use std::{mem, os::fd::AsFd, sync::Arc, time::Duration};
 
 use tokio::{
     task::{JoinSet, spawn_blocking},
@@ -43,15 +43,13 @@ pub(crate) async fn run(volumes: Arc<Volumes>) {
 async fn look_after(volumes: &Volumes) -> Result<(), ChannelError> {
     let mut left = volumes.ids();
     for pause in pauses() {
-        let mut later = Vec::new();
-        for volume in left {
+        for volume in mem::take(&mut left) {
             let Err(error) = volumes.revive(&volume).await else { continue };
             tracing::warn!(%volume, error = chain(&error), "is not served");
             if !matches!(error, Trouble::Dead) {
-                later.push(volume);
+                left.push(volume);
             }
         }
-        left = later;
         if left.is_empty() {
             break;
         }

@@ -7,10 +7,8 @@ use vsecm_csi::{app, args::Args};
 use vsecm_node_agent_api::process;
 
 fn main() -> anyhow::Result<()> {
-    process::harden()?;
+    process::begin()?;
     let args = Args::parse();
-    process::log_to_stderr();
-    process::raise_descriptor_limit()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(app::run(args));
     // a thread that a hostile server hangs must not keep the process

@@ -7,11 +7,7 @@
 //! The order of the operations is what a Kubernetes Secret volume shows to inotify watchers; reads
 //! turn over at the rename, atomically ([I4]).
 
-use std::{
-    collections::BTreeSet,
-    io,
-    os::fd::{BorrowedFd, OwnedFd},
-};
+use std::{collections::BTreeSet, os::fd::BorrowedFd};
 
 use rustix::{
     fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, openat2, renameat, symlinkat, unlinkat},
@@ -19,20 +15,21 @@ use rustix::{
 };
 use vsecm_node_agent_api::volume::{FileName, VersionDir};
 
+use crate::mount::{INSIDE, StepError, step};
+
 /// Names in a version, or at a root, at most.
 pub const ENTRY_LIMIT: usize = 16_384;
 
 const DATA: &str = "..data";
 const DATA_NEXT: &str = "..data_tmp";
-const OPEN: &str = "open a folder";
 
 /// Why a swap failed. The tree may be between two steps; the same swap can be tried again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SwapError {
     /// An operation failed.
-    #[error("cannot {0}")]
-    Step(&'static str, #[source] io::Error),
+    #[error(transparent)]
+    Step(#[from] StepError),
     /// The server names something that no tree of ours has.
     #[error("the tree has an entry that does not belong there")]
     StrangeName,
@@ -41,14 +38,10 @@ pub enum SwapError {
     TooLarge,
 }
 
-fn step<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> SwapError {
-    move |e| SwapError::Step(step, e.into())
-}
-
 /// Publishes a version whose folder is in the tree already. The one before goes on the server's
 /// side. Blocks as long as the server pleases.
 pub fn swap(root: BorrowedFd<'_>, publish: &VersionDir) -> Result<(), SwapError> {
-    let shown = names_in(open(root, publish.as_str())?, |_| false)?;
+    let shown = names_in(root, publish.as_str(), |_| false)?;
 
     remove(root, DATA_NEXT).map_err(step("remove what an interrupted swap left"))?;
     symlinkat(publish.as_str(), root, DATA_NEXT).map_err(step("link the new version"))?;
@@ -56,7 +49,7 @@ pub fn swap(root: BorrowedFd<'_>, publish: &VersionDir) -> Result<(), SwapError>
 
     // what is neither a name nor this, no tree of ours has
     let is_ours = |n: &str| matches!(n, DATA | DATA_NEXT) || n.parse::<VersionDir>().is_ok();
-    let linked = names_in(open(root, ".")?, is_ours)?;
+    let linked = names_in(root, ".", is_ours)?;
     for name in shown.difference(&linked) {
         let name = name.as_str();
         symlinkat(format!("{DATA}/{name}"), root, name).map_err(step("link a new file"))?;
@@ -74,22 +67,17 @@ fn remove(folder: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     }
 }
 
-fn open(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, SwapError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inside = ResolveFlags::BENEATH
-        | ResolveFlags::NO_SYMLINKS
-        | ResolveFlags::NO_MAGICLINKS
-        | ResolveFlags::NO_XDEV;
-    openat2(parent, name, flags, Mode::empty(), inside).map_err(step(OPEN))
-}
-
 /// The file names in a folder, read to its end before anything in it is changed.
 fn names_in(
-    folder: OwnedFd,
+    root: BorrowedFd<'_>,
+    folder: &str,
     is_ours: impl Fn(&str) -> bool,
 ) -> Result<BTreeSet<FileName>, SwapError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let here = INSIDE | ResolveFlags::NO_XDEV;
+    let entries = openat2(root, folder, flags, Mode::empty(), here).and_then(Dir::new);
     let mut names = BTreeSet::new();
-    for (count, entry) in Dir::new(folder).map_err(step(OPEN))?.enumerate() {
+    for (count, entry) in entries.map_err(step("open a folder"))?.enumerate() {
         // a folder has `.` and `..`, the root also `..data` and a few versions
         if count >= ENTRY_LIMIT + 16 {
             return Err(SwapError::TooLarge);
@@ -108,7 +96,10 @@ mod tests {
     use std::{
         collections::BTreeMap,
         fs,
-        os::{fd::AsFd, unix::fs::symlink},
+        os::{
+            fd::{AsFd, OwnedFd},
+            unix::fs::symlink,
+        },
         path::Path,
     };
 

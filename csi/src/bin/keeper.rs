@@ -6,10 +6,8 @@ use vsecm_node_agent_api::{channel::Listener, process};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    process::harden()?;
+    process::begin()?;
     let args = Args::parse();
-    process::log_to_stderr();
-    process::raise_descriptor_limit()?;
     let terminated = process::terminated()?;
     let listener = Listener::bind(&args.socket)?;
     tokio::select! {

@@ -15,7 +15,7 @@ use rustix::{
 };
 use vsecm_node_agent_api::target::{LEAF, Target};
 
-use super::{FILESYSTEM, MountError, mountinfo, step, writable_clone};
+use super::{FILESYSTEM, StepError, mountinfo, step, writable_clone};
 
 /// What is mounted at a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,27 +37,24 @@ pub struct Kubelet {
     path: PathBuf,
 }
 
-fn folder(
-    at: BorrowedFd<'_>,
-    path: impl Arg,
-    resolve: ResolveFlags,
-) -> Result<OwnedFd, MountError> {
+fn folder(at: impl AsFd, path: impl Arg, resolve: ResolveFlags) -> Result<OwnedFd, StepError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat2(at, path, flags, Mode::empty(), resolve).map_err(step("open the target's folders"))
 }
 
-const INSIDE: ResolveFlags =
+/// Resolution that stays below a folder and follows nothing, whatever others put there.
+pub(crate) const INSIDE: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 impl Kubelet {
     /// Opens the folder.
-    pub fn open(path: &Path) -> Result<Self, MountError> {
+    pub fn open(path: &Path) -> Result<Self, StepError> {
         let path = fs::canonicalize(path).map_err(step("find the kubelet's folder"))?;
         Ok(Self { folder: folder(CWD, &path, ResolveFlags::NO_SYMLINKS)?, path })
     }
 
     /// Looks at a target without asking any server.
-    pub fn occupant(&self, target: &Target) -> Result<Occupant, MountError> {
+    pub fn occupant(&self, target: &Target) -> Result<Occupant, StepError> {
         // the thread's: a process has one mount namespace, but each mount test has its own
         let text = fs::read("/proc/thread-self/mountinfo").map_err(step("read mountinfo"))?;
         let mount = mountinfo::topmost(&text, &self.path.join(target.to_string()));
@@ -70,14 +67,14 @@ impl Kubelet {
 
     /// Attaches a detached mount at a free target, making its last folder where that is missing;
     /// returns the private read-write clone.
-    pub fn attach(&self, target: &Target, mount: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
+    pub fn attach(&self, target: &Target, mount: BorrowedFd<'_>) -> Result<OwnedFd, StepError> {
         let parent = self.parent(target)?;
         match mkdirat(&parent, LEAF, Mode::from_raw_mode(0o750)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(step("make the target folder")(e)),
         }
         // not across a mount: what has come there since the caller looked is refused (EXDEV)
-        let leaf = folder(parent.as_fd(), LEAF, INSIDE | ResolveFlags::NO_XDEV)?;
+        let leaf = folder(&parent, LEAF, INSIDE | ResolveFlags::NO_XDEV)?;
         let by_descriptor =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(mount, "", &leaf, "", by_descriptor)
@@ -87,17 +84,17 @@ impl Kubelet {
 
     /// The private read-write clone of the mount at the target, for a csi that has lost it. Never
     /// of anything else: without a mount there, that would be a piece of the host's own files.
-    pub fn writable(&self, target: &Target) -> Result<OwnedFd, MountError> {
+    pub fn writable(&self, target: &Target) -> Result<OwnedFd, StepError> {
         if self.occupant(target)? != Occupant::Ours {
             return Err(step("find the mount at the target")(Errno::NOENT));
         }
-        writable_clone(folder(self.parent(target)?.as_fd(), LEAF, INSIDE)?.as_fd())
+        writable_clone(folder(self.parent(target)?, LEAF, INSIDE)?.as_fd())
     }
 
     /// Takes away what is ours at the target, and its folder. What is not there is no error.
-    pub fn clear(&self, target: &Target) -> Result<(), MountError> {
+    pub fn clear(&self, target: &Target) -> Result<(), StepError> {
         let parent = match self.parent(target) {
-            Err(MountError { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(StepError { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(()),
             opened => opened?,
         };
         while self.occupant(target)? == Occupant::Ours {
@@ -113,7 +110,7 @@ impl Kubelet {
         Ok(())
     }
 
-    fn parent(&self, target: &Target) -> Result<OwnedFd, MountError> {
-        folder(self.folder.as_fd(), target.folder(), INSIDE)
+    fn parent(&self, target: &Target) -> Result<OwnedFd, StepError> {
+        folder(&self.folder, target.folder(), INSIDE)
     }
 }

@@ -21,6 +21,7 @@ use rustix::{
     mount::{self as sys, FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags},
 };
 
+pub(crate) use kubelet::INSIDE;
 pub use kubelet::{Kubelet, Occupant};
 
 /// What a mount of ours is called in mountinfo: `fuse` with our subtype.
@@ -29,14 +30,14 @@ pub const FILESYSTEM: &str = "fuse.vsecm";
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step}")]
-pub struct MountError {
+pub struct StepError {
     step: &'static str,
     #[source]
     source: io::Error,
 }
 
-fn step<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> MountError {
-    move |source| MountError { step, source: source.into() }
+pub(crate) fn step<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> StepError {
+    move |source| StepError { step, source: source.into() }
 }
 
 /// A FUSE superblock that nobody sees yet. It dies with its descriptors.
@@ -60,7 +61,7 @@ const STRINGS: [(&str, &str); 6] = [
 
 /// Makes a superblock. The mount is read-only, the superblock is not: a clone of a mount can be
 /// made writable, a superblock cannot.
-pub fn superblock() -> Result<Detached, MountError> {
+pub fn superblock() -> Result<Detached, StepError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let fuse = open("/dev/fuse", flags, Mode::empty()).map_err(step("open /dev/fuse"))?;
     let context = sys::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)
@@ -84,7 +85,7 @@ pub fn superblock() -> Result<Detached, MountError> {
 
 /// The private read-write clone of an *attached* mount, itself attached nowhere. Linux before 6.15
 /// refuses to clone a detached one.
-pub fn writable_clone(attached: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
+pub fn writable_clone(attached: BorrowedFd<'_>) -> Result<OwnedFd, StepError> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;

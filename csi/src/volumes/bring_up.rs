@@ -5,35 +5,32 @@ use std::os::fd::{AsFd, OwnedFd};
 use tokio::time::{Instant, sleep};
 use vsecm_node_agent_api::{
     client::{AskError, chain, pauses},
-    frame::{AgentReply, AgentRequest, Serving},
+    frame::{AgentRequest, Serving},
     target::Target,
     volume::{VolumeId, VolumeRecord},
 };
 
-use super::{Held, Trouble, Volumes, Wait, lock};
+use super::{Held, Lane, Trouble, Volumes, lock};
 use crate::mount::{self, Detached, Kubelet, Occupant};
 
 impl Volumes {
-    /// Tries until `end` for as long as only a peer is missing.
-    pub(super) async fn bring_up(&self, record: &VolumeRecord, wait: &Wait) -> Result<(), Trouble> {
+    /// Tries until the lane's `end` for as long as only a peer is missing.
+    pub(super) async fn bring_up(&self, record: &VolumeRecord, lane: &Lane) -> Result<(), Trouble> {
         for pause in pauses() {
-            let error = match self.attempt(record, wait).await {
+            let error = match self.attempt(record, lane).await {
                 Err(error @ (Trouble::Peer(_) | Trouble::Dead)) => error,
                 done => return done,
             };
-            if Instant::now() + pause > wait.end {
+            if Instant::now() + pause > lane.end {
                 return Err(error);
             }
             tracing::warn!(volume = %record.volume, error = chain(&error), "publish: once more");
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = wait.cancel.cancelled() => break,
-            }
+            let Some(()) = lane.cancel.run_until_cancelled(sleep(pause)).await else { break };
         }
         Err(Trouble::Cancelled)
     }
 
-    async fn attempt(&self, record: &VolumeRecord, wait: &Wait) -> Result<(), Trouble> {
+    async fn attempt(&self, record: &VolumeRecord, lane: &Lane) -> Result<(), Trouble> {
         let target: Target = record.target.parse()?;
         if let Some(held) = self.find(record, &target).await? {
             match self.serve_on(&held).await {
@@ -41,10 +38,8 @@ impl Volumes {
                 done => return done,
             }
         }
-        tokio::select! {
-            gate = self.gate(record, wait.end) => gate?,
-            () = wait.cancel.cancelled() => return Err(Trouble::Cancelled),
-        }
+        let gate = self.gate(record, lane.end);
+        lane.cancel.run_until_cancelled(gate).await.ok_or(Trouble::Cancelled)??;
         // from here to the end nothing waits for long, and nothing is cancelled half-way
         let done = self.set_up(record, &target).await;
         if done.is_err() {
@@ -67,12 +62,11 @@ impl Volumes {
                 self.hold_on(Held::new(record.clone(), None));
                 Ok(self.held(&record.volume))
             }
-            (Occupant::Free, held) => {
-                if held.is_some() {
-                    self.forget(&record.volume, target).await;
-                }
+            (Occupant::Free, Some(_)) => {
+                self.forget(&record.volume, target).await;
                 Ok(None)
             }
+            (Occupant::Free, None) => Ok(None),
         }
     }
 
@@ -99,11 +93,8 @@ impl Volumes {
     async fn gate(&self, record: &VolumeRecord, end: Instant) -> Result<(), Trouble> {
         let hold = end.saturating_duration_since(Instant::now());
         match self.agent.attach(record, hold).await {
-            Ok(AgentReply::Ready) => Ok(()),
-            Ok(AgentReply::Waiting { reason } | AgentReply::Withdrawn { reason }) => {
-                Err(Trouble::NotYet(reason))
-            }
-            Ok(_) => Err(AskError::Unexpected(self.agent.name).into()),
+            Ok(None) => Ok(()),
+            Ok(Some(reason)) => Err(Trouble::NotYet(reason)),
             Err(refused @ AskError::Refused(..)) => Err(Trouble::NotYet(refused.to_string())),
             Err(error) => Err(error.into()),
         }

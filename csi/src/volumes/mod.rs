@@ -29,7 +29,7 @@ use vsecm_node_agent_api::{
     volume::{VolumeId, VolumeRecord},
 };
 
-use crate::mount::{Kubelet, MountError};
+use crate::mount::{Kubelet, StepError};
 
 /// Why a volume is not up, or not down. All of it can heal: the kubelet hears UNAVAILABLE and
 /// comes again.
@@ -48,7 +48,7 @@ pub(crate) enum Trouble {
     #[error(transparent)]
     Peer(#[from] AskError),
     #[error(transparent)]
-    Mount(#[from] MountError),
+    Mount(#[from] StepError),
     #[error("the record's target cannot be used")]
     Target(#[from] TargetError),
     #[error("the task for the volume died")]
@@ -74,17 +74,14 @@ impl Held {
     }
 }
 
-/// How long a publish may wait.
-struct Wait {
-    end: Instant,
-    cancel: CancellationToken,
-}
-
+/// An errand's place in the line of its volume.
 #[derive(Clone, Debug)]
 struct Lane {
     turn: Arc<sync::Mutex<()>>,
     /// Ends the wait of a publish.
     cancel: CancellationToken,
+    /// When a publish has waited long enough.
+    end: Instant,
 }
 
 /// All volumes of the node.
@@ -128,29 +125,11 @@ impl Volumes {
     /// Brings a volume up, or finds it up.
     pub(crate) async fn publish(self: &Arc<Self>, record: VolumeRecord) -> Result<(), Trouble> {
         let (this, lane) = (Arc::clone(self), self.lane(&record.volume));
-        let wait = Wait { end: Instant::now() + self.hold, cancel: lane.cancel };
         let task = async move {
-            let _turn = tokio::select! {
-                biased;
-                () = wait.cancel.cancelled() => return Err(Trouble::Cancelled),
-                turn = timeout_at(wait.end, lane.turn.lock()) => turn.map_err(|_late| Trouble::Busy)?,
-            };
-            this.bring_up(&record, &wait).await
-        };
-        self.tasks.spawn(task).await?
-    }
-
-    /// Takes a volume down, or finds it down.
-    pub(crate) async fn unpublish(
-        self: &Arc<Self>,
-        volume: VolumeId,
-        target: Target,
-    ) -> Result<(), Trouble> {
-        let (this, lane) = (Arc::clone(self), self.lane(&volume));
-        lane.cancel.cancel();
-        let task = async move {
-            let _turn = lane.turn.lock().await;
-            this.take_down(&volume, &target).await
+            let turn = timeout_at(lane.end, lane.turn.lock());
+            let turn = lane.cancel.run_until_cancelled(turn).await.ok_or(Trouble::Cancelled)?;
+            let _turn = turn.map_err(|_late| Trouble::Busy)?;
+            this.bring_up(&record, &lane).await
         };
         self.tasks.spawn(task).await?
     }
@@ -189,12 +168,13 @@ impl Volumes {
         let mut lanes = lock(&self.state.lanes);
         // nobody but this list
         lanes.retain(|_, lane| Arc::strong_count(&lane.turn) > 1);
-        let fresh = || Lane { turn: Arc::default(), cancel: self.stop.child_token() };
+        let end = Instant::now() + self.hold;
+        let fresh = || Lane { turn: Arc::default(), cancel: self.stop.child_token(), end };
         let lane = lanes.entry(volume.clone()).or_insert_with(fresh);
         if lane.cancel.is_cancelled() {
             lane.cancel = self.stop.child_token();
         }
-        let lane = lane.clone();
+        let lane = Lane { end, ..lane.clone() };
         drop(lanes);
         lane
     }
@@ -203,7 +183,7 @@ impl Volumes {
     async fn at<T: Send + 'static>(
         &self,
         target: &Target,
-        operation: impl FnOnce(&Kubelet, &Target) -> Result<T, MountError> + Send + 'static,
+        operation: impl FnOnce(&Kubelet, &Target) -> Result<T, StepError> + Send + 'static,
     ) -> Result<T, Trouble> {
         let (kubelet, target) = (Arc::clone(&self.kubelet), target.clone());
         Ok(spawn_blocking(move || operation(&kubelet, &target)).await??)

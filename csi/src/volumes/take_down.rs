@@ -1,5 +1,7 @@
 //! Unpublish, and what a failed publish leaves: back to nothing, whatever is there.
 
+use std::sync::Arc;
+
 use vsecm_node_agent_api::{client::chain, target::Target, volume::VolumeId};
 
 use super::{Trouble, Volumes, lock};
@@ -8,18 +10,22 @@ use crate::mount::Kubelet;
 impl Volumes {
     /// Takes a volume away: twice, without a mount, with a dead server, with no peer at all. The
     /// only failure is a mount of ours that stays.
-    pub(super) async fn take_down(
-        &self,
-        volume: &VolumeId,
-        target: &Target,
+    pub(crate) async fn unpublish(
+        self: &Arc<Self>,
+        volume: VolumeId,
+        target: Target,
     ) -> Result<(), Trouble> {
-        if self.is_no_pair(volume, target) {
-            tracing::warn!(%volume, %target, "volume and target are not a pair: nothing is done");
-            return Ok(());
-        }
-        self.clear(volume, target).await?;
-        tracing::info!(%volume, "down");
-        Ok(())
+        let (this, lane) = (Arc::clone(self), self.lane(&volume));
+        lane.cancel.cancel();
+        let task = async move {
+            let _turn = lane.turn.lock().await;
+            if this.is_no_pair(&volume, &target) {
+                tracing::warn!(%volume, %target, "volume and target are no pair: nothing is done");
+                return Ok(());
+            }
+            this.clear(&volume, &target).await.inspect(|()| tracing::info!(%volume, "down"))
+        };
+        self.tasks.spawn(task).await?
     }
 
     /// Undoes what has been done for a volume.

@@ -13,7 +13,7 @@ use rustix::net::{
     accept_with, bind, connect, listen, recvmsg, sendmsg, socket_with,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, net::UnixListener};
 
 use crate::{
     frame::{DESCRIPTOR_LIMIT, FRAME_LIMIT},
@@ -68,6 +68,23 @@ fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
 }
 
+/// Removes the socket that a dead predecessor left at `path`, if there is one.
+fn make_way(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Listens at `path` for streams of this process's own user, as gRPC takes them, replacing a socket
+/// that a dead predecessor left there.
+pub fn listen_alone(path: &Path) -> io::Result<UnixListener> {
+    make_way(path)?;
+    let listener = UnixListener::bind(path)?;
+    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o600))?;
+    Ok(listener)
+}
+
 /// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
@@ -84,11 +101,8 @@ impl Listener {
             path: path.to_owned(),
             source,
         };
-        match std::fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(open(e)),
-            _ => {}
-        }
         let bound = || {
+            make_way(path)?;
             let (socket, address) = seqpacket(path)?;
             bind(&socket, &address)?;
             // mode 0660 from the first moment would need a umask, which is the process's; the folder's 0710 guards the gap

@@ -18,6 +18,13 @@ pub fn harden() -> io::Result<()> {
     Ok(())
 }
 
+/// All that a process which holds descriptors of volumes does first: [`harden`], logs, the limit.
+pub fn begin() -> io::Result<()> {
+    harden()?;
+    log_to_stderr();
+    raise_descriptor_limit()
+}
+
 /// Lifts the soft limit of open descriptors to the hard one: each volume has two.
 pub fn raise_descriptor_limit() -> io::Result<()> {
     let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

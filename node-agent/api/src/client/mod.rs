@@ -78,8 +78,8 @@ impl Door {
         self.within(PATIENCE, dialled).await
     }
 
-    /// Has node-agent get a volume's content into memory, for `hold` at most; it answers `Ready`,
-    /// `Waiting` or `Withdrawn`.
+    /// Has node-agent get a volume's content into memory, for `hold` at most. A reason says why
+    /// there is none yet, or no more.
     ///
     /// # Errors
     /// Any [`AskError`].
@@ -87,11 +87,15 @@ impl Door {
         &self,
         record: &VolumeRecord,
         hold: Duration,
-    ) -> Result<AgentReply, AskError> {
+    ) -> Result<Option<String>, AskError> {
         let hold_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
         let record = record.clone();
         let attach = AgentRequest::Attach { record, hold_ms };
-        self.ask_agent(&attach, None, PATIENCE + hold).await
+        match self.ask_agent(&attach, None, PATIENCE + hold).await? {
+            AgentReply::Ready => Ok(None),
+            AgentReply::Waiting { reason } | AgentReply::Withdrawn { reason } => Ok(Some(reason)),
+            _ => Err(AskError::Unexpected(self.name)),
+        }
     }
 
     /// Has node-agent serve a superblock: `Serve` or `Resume`.
