@@ -13,7 +13,6 @@ use std::{
     },
     path::Path,
     process::Command,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -80,13 +79,17 @@ pub fn supervise() -> Result<u8, SupervisorError> {
     let signals = SignalFd::with_flags(&signals, flags).map_err(SupervisorError::Wait)?;
     // once: after the file was replaced the kernel would name one that is gone
     let program = env::current_exe().map_err(SupervisorError::Start)?;
+    keep_started(&program, &signals)
+}
+
+fn keep_started(program: &Path, signals: &SignalFd) -> Result<u8, SupervisorError> {
     let mut pause = Duration::ZERO;
     for restarts in 0_u64.. {
         let started = Instant::now();
-        match start(&program) {
+        match start(program) {
             Ok(child) => {
                 info!(restarts, pid = child.as_raw(), "serving");
-                if let Some(code) = watch_over(child, &signals)? {
+                if let Some(code) = watch_over(child, signals)? {
                     return Ok(code);
                 }
             }
@@ -94,9 +97,30 @@ pub fn supervise() -> Result<u8, SupervisorError> {
             Err(failure) => error!(%failure, "the server cannot be started"),
         }
         pause = next_pause(pause, started.elapsed());
-        thread::sleep(pause);
+        if told_to_stop(signals, pause)? {
+            // there is no server whose end could go wrong
+            return Ok(0);
+        }
     }
     Ok(1)
+}
+
+/// Waits for `pause` while there is no child; whether a signal to stop came.
+fn told_to_stop(signals: &SignalFd, pause: Duration) -> Result<bool, SupervisorError> {
+    let end = Instant::now() + pause;
+    loop {
+        while let Some(signal) = signals.read_signal().map_err(SupervisorError::Wait)? {
+            if signal.ssi_signo != Signal::SIGCHLD as u32 {
+                info!(signal = signal.ssi_signo, "stopping without a server");
+                return Ok(true);
+            }
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        signalled(signals, left)?;
+    }
 }
 
 fn next_pause(last: Duration, life: Duration) -> Duration {
@@ -279,7 +303,46 @@ pub fn obey() -> Result<(), SupervisorError> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
+    use nix::sys::signal::raise;
+
     use super::*;
+
+    /// Runs `test` on a thread of its own, to which `signal` has been sent.
+    fn with_pending<T: Send + 'static>(
+        signal: Signal,
+        test: impl FnOnce(&SignalFd) -> T + Send + 'static,
+    ) -> T {
+        let run = move || {
+            let signals = SigSet::from(signal);
+            signals.thread_block().unwrap();
+            let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+            let signals = SignalFd::with_flags(&signals, flags).unwrap();
+            raise(signal).unwrap();
+            test(&signals)
+        };
+        thread::spawn(run).join().unwrap()
+    }
+
+    #[test]
+    fn a_supervisor_whose_server_cannot_be_started_can_be_stopped() {
+        let code = with_pending(Signal::SIGTERM, |signals| {
+            keep_started(Path::new("/nowhere/vsecm-node-agent"), signals)
+        });
+        assert_eq!(code.unwrap(), 0);
+    }
+
+    #[test]
+    fn the_death_of_an_orphan_does_not_shorten_a_pause() {
+        let pause = Duration::from_millis(20);
+        let (stop, waited) = with_pending(Signal::SIGCHLD, move |signals| {
+            let started = Instant::now();
+            (told_to_stop(signals, pause), started.elapsed())
+        });
+        assert!(!stop.unwrap());
+        assert!(waited >= pause, "{waited:?}");
+    }
 
     #[test]
     fn a_server_that_lived_is_started_again_at_once() {
