@@ -51,10 +51,19 @@ pub struct Standing {
     pub trouble: Option<String>,
 }
 
+/// What is known of a pod before SPIRE is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// Nothing: that it has no identity means that it has none yet.
+    Unknown,
+    /// It had an identity in a predecessor's time: that it has none means that it was withdrawn.
+    Issued,
+}
+
 /// Who issues identities to pods.
 pub trait PodIdentity: Send + Sync {
     /// Follows the pod's identity until the receiver is dropped.
-    fn follow(&self, pod: &PodRef) -> watch::Receiver<Standing>;
+    fn follow(&self, pod: &PodRef, past: Past) -> watch::Receiver<Standing>;
 }
 
 /// Why none of the identities that SPIRE offers is the pod's.
@@ -153,7 +162,10 @@ pub(crate) mod tests {
 
     /// Identities by hand.
     #[derive(Default)]
-    pub(crate) struct ByHand(Mutex<HashMap<PodUid, watch::Sender<Standing>>>);
+    pub(crate) struct ByHand {
+        standings: Mutex<HashMap<PodUid, watch::Sender<Standing>>>,
+        pasts: Mutex<HashMap<PodUid, Past>>,
+    }
 
     impl ByHand {
         pub(crate) fn set(&self, pod: &PodRef, issue: Issue, trouble: Option<&str>) {
@@ -161,14 +173,20 @@ pub(crate) mod tests {
             self.sender(pod).send_replace(Standing { issue, trouble });
         }
 
+        /// What SPIRE's follower was told of the pod.
+        pub(crate) fn past(&self, pod: &PodRef) -> Option<Past> {
+            self.pasts.lock().unwrap().get(&pod.uid).copied()
+        }
+
         fn sender(&self, pod: &PodRef) -> watch::Sender<Standing> {
-            let mut all = self.0.lock().unwrap();
+            let mut all = self.standings.lock().unwrap();
             all.entry(pod.uid.clone()).or_default().clone()
         }
     }
 
     impl PodIdentity for ByHand {
-        fn follow(&self, pod: &PodRef) -> watch::Receiver<Standing> {
+        fn follow(&self, pod: &PodRef, past: Past) -> watch::Receiver<Standing> {
+            self.pasts.lock().unwrap().insert(pod.uid.clone(), past);
             self.sender(pod).subscribe()
         }
     }

@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use vsecm_node_agent_api::volume::PodRef;
 use vsecm_safe_api::client::chain;
 
-use super::{Chooser, Identity, Issue, PodIdentity, Standing};
+use super::{Chooser, Identity, Issue, Past, PodIdentity, Standing};
 use crate::backoff::Backoff;
 
 /// An empty first message of a new stream is no withdrawal before this time is over: a SPIRE agent
@@ -88,13 +88,15 @@ impl SpireDelegate {
 }
 
 impl PodIdentity for SpireDelegate {
-    fn follow(&self, pod: &PodRef) -> watch::Receiver<Standing> {
+    fn follow(&self, pod: &PodRef, past: Past) -> watch::Receiver<Standing> {
         let (sender, receiver) = watch::channel(Standing::default());
         let follower = Follower {
             endpoint: self.endpoint.clone(),
             selectors: self.selectors(pod),
             chooser: self.chooser.clone(),
             pod: pod.clone(),
+            past,
+            grace: WITHDRAWAL_GRACE,
             sender,
         };
         tokio::spawn(follower.run());
@@ -113,6 +115,19 @@ enum Offered {
     Unusable,
 }
 
+type Message = Result<Option<SubscribeToX509sviDsResponse>, Status>;
+
+/// What SPIRE says, one message after the other.
+trait Messages: Send {
+    fn next(&mut self) -> impl Future<Output = Message> + Send;
+}
+
+impl Messages for Streaming<SubscribeToX509sviDsResponse> {
+    async fn next(&mut self) -> Message {
+        self.message().await
+    }
+}
+
 const UNREADABLE: &str = "SPIRE offers an identity that is not understood";
 
 struct Follower {
@@ -120,6 +135,8 @@ struct Follower {
     selectors: Vec<Selector>,
     chooser: Chooser,
     pod: PodRef,
+    past: Past,
+    grace: Duration,
     sender: watch::Sender<Standing>,
 }
 
@@ -147,12 +164,17 @@ impl Follower {
             Ok(stream) => stream,
             Err(error) => return error,
         };
+        self.heed(&mut stream, backoff).await
+    }
+
+    /// Acts on a new stream's messages until its end.
+    async fn heed(&self, stream: &mut impl Messages, backoff: &mut Backoff) -> StreamError {
         let mut was_issued = false;
-        let grace_ends = Instant::now() + WITHDRAWAL_GRACE;
+        let grace_ends = Instant::now() + self.grace;
         let mut is_in_doubt = false;
         loop {
             let message = tokio::select! {
-                message = stream.message() => message,
+                message = stream.next() => message,
                 () = sleep_until(grace_ends), if is_in_doubt => {
                     is_in_doubt = false;
                     self.withdraw();
@@ -229,7 +251,11 @@ impl Follower {
 
     fn withdraw(&self) {
         self.sender.send_if_modified(|standing| {
-            let was_issued = matches!(standing.issue, Issue::Issued(_));
+            let was_issued = match standing.issue {
+                Issue::Issued(_) => true,
+                Issue::NotYet => self.past == Past::Issued,
+                Issue::Withdrawn => false,
+            };
             if was_issued {
                 warn!(pod = %self.pod.name, namespace = %self.pod.namespace, "SPIRE withdrew the pod's identity");
                 standing.issue = Issue::Withdrawn;
@@ -273,16 +299,61 @@ mod tests {
     use super::*;
     use crate::identity::tests::{chooser, issued, pod};
 
-    #[test]
-    fn an_offer_that_is_not_understood_is_no_withdrawal() {
+    fn follower(past: Past, grace: Duration) -> (Follower, watch::Receiver<Standing>) {
         let (sender, receiver) = watch::channel(Standing::default());
         let follower = Follower {
             endpoint: Endpoint::parse("unix:///nowhere").unwrap(),
             selectors: vec![],
             chooser: chooser(),
             pod: pod(),
+            past,
+            grace,
             sender,
         };
+        (follower, receiver)
+    }
+
+    /// An agent that says once that there is nothing.
+    struct Empty(Option<SubscribeToX509sviDsResponse>);
+
+    impl Messages for Empty {
+        async fn next(&mut self) -> Message {
+            match self.0.take() {
+                Some(message) => Ok(Some(message)),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// What is known when the standing has changed, or after `watched`.
+    async fn after_an_empty_stream(past: Past, grace: Duration, watched: Duration) -> Issue {
+        let (follower, mut receiver) = follower(past, grace);
+        let mut stream = Empty(Some(SubscribeToX509sviDsResponse::default()));
+        let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
+        let is_told = receiver.wait_for(|standing| !matches!(standing.issue, Issue::NotYet));
+        tokio::select! {
+            ended = follower.heed(&mut stream, &mut backoff) => panic!("the stream lives: {ended}"),
+            _told = is_told => {}
+            () = tokio::time::sleep(watched) => {}
+        }
+        receiver.borrow().issue.clone()
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_went_while_nobody_listened_is_withdrawn_after_the_grace() {
+        const SHORT: Duration = Duration::from_millis(20);
+        const LONG: Duration = Duration::from_secs(10);
+        let gone = after_an_empty_stream(Past::Issued, SHORT, LONG).await;
+        assert!(matches!(gone, Issue::Withdrawn), "{gone:?}");
+        let in_doubt = after_an_empty_stream(Past::Issued, LONG, SHORT * 3).await;
+        assert!(matches!(in_doubt, Issue::NotYet), "{in_doubt:?}");
+        let fresh = after_an_empty_stream(Past::Unknown, SHORT, SHORT * 3).await;
+        assert!(matches!(fresh, Issue::NotYet), "{fresh:?}");
+    }
+
+    #[test]
+    fn an_offer_that_is_not_understood_is_no_withdrawal() {
+        let (follower, receiver) = follower(Past::Unknown, WITHDRAWAL_GRACE);
         let none = SubscribeToX509sviDsResponse::default();
         assert_eq!(follower.take(&none), Offered::Nothing);
         let issue = issued(&pod(), "billing");

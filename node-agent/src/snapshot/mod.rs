@@ -297,6 +297,15 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn document_of(namespace: &str, revision: u64, text: &str) -> Snapshot {
+        document_named(namespace, "billing", revision, text)
+    }
+
+    pub(crate) fn document_named(
+        namespace: &str,
+        name: &str,
+        revision: u64,
+        text: &str,
+    ) -> Snapshot {
         let format = Format::Json;
         let content = Content::Document {
             position: Position {
@@ -309,7 +318,7 @@ pub(crate) mod tests {
         };
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + revision);
         let key = SnapshotKey {
-            secret: SecretKey::parse(namespace, "billing").unwrap(),
+            secret: SecretKey::parse(namespace, name).unwrap(),
             ..key()
         };
         Snapshot::new(key, content, time, revision).unwrap()

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use vsecm_node_agent_api::{
     client::AskError,
     frame::{AgentReply, Serving as IsServing, sentence},
-    volume::{VolumeId, VolumeRecord},
+    volume::{Gate as Gating, VolumeId, VolumeRecord},
 };
 
 use self::{
@@ -24,7 +24,7 @@ use self::{
 };
 use crate::{
     duty::Duty,
-    identity::PodIdentity,
+    identity::{Past, PodIdentity},
     keeper::Keeper,
     session::Start,
     snapshot::Snapshot,
@@ -88,6 +88,15 @@ fn refused(reason: impl Into<String>) -> AgentReply {
     }
 }
 
+/// Whether the pod of a volume that a predecessor served had an identity.
+fn past_of(record: &VolumeRecord, binding: Option<&Binding>) -> Past {
+    if binding.is_some() || record.options.gate == Gating::Required {
+        Past::Issued
+    } else {
+        Past::Unknown
+    }
+}
+
 impl Volumes {
     /// No volumes yet.
     pub fn new(means: Means) -> Self {
@@ -106,7 +115,12 @@ impl Volumes {
         volumes.get(volume).cloned()
     }
 
-    fn get_or_start(&self, record: &VolumeRecord, binding: Option<&Binding>) -> Arc<Volume> {
+    fn get_or_start(
+        &self,
+        record: &VolumeRecord,
+        binding: Option<&Binding>,
+        past: Past,
+    ) -> Arc<Volume> {
         let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = volumes.get(&record.volume);
         if let Some(volume) = known.filter(|volume| !volume.commands.is_closed()) {
@@ -114,8 +128,13 @@ impl Volumes {
         }
         // under the lock, so that a volume never has two owners
         let (commands, receiver) = mpsc::channel(QUEUE);
-        let (owner, status) =
-            Owner::new(record.clone(), Arc::clone(&self.means), binding, receiver);
+        let (owner, status) = Owner::new(
+            record.clone(),
+            Arc::clone(&self.means),
+            binding,
+            past,
+            receiver,
+        );
         tokio::spawn(owner.run());
         let volume = Arc::new(Volume {
             record: record.clone(),
@@ -138,7 +157,7 @@ impl Volumes {
             }
             self.detach(&record.volume).await;
         }
-        let volume = self.get_or_start(&record, None);
+        let volume = self.get_or_start(&record, None, Past::Unknown);
         let mut status = volume.status.clone();
         let decided = status.wait_for(|status| !matches!(status.gate, Gate::Waiting(_)));
         let gate = match timeout(hold, decided).await {
@@ -174,7 +193,7 @@ impl Volumes {
 
     /// Goes on serving a descriptor that a predecessor of this process served.
     pub async fn resume(&self, record: &VolumeRecord, descriptor: OwnedFd) -> AgentReply {
-        let volume = self.get_or_start(record, None);
+        let volume = self.get_or_start(record, None, past_of(record, None));
         let mut status = volume.status.clone();
         let has_content = status.wait_for(|status| status.has_content);
         if timeout(RESUME_WAIT, has_content).await.is_err() {
@@ -263,7 +282,8 @@ impl Volumes {
             .into_iter()
             .map(|(record, descriptor)| {
                 let binding = bindings.get(&record.volume);
-                (self.get_or_start(&record, binding), descriptor)
+                let past = past_of(&record, binding);
+                (self.get_or_start(&record, binding, past), descriptor)
             })
             .collect();
         let count = volumes.len();

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     duty::DutyError,
-    identity::{Issue, Standing},
+    identity::{Issue, Past, Standing},
     session::{End, Start},
     snapshot::Content,
     tree::{Nothing, Source},
@@ -90,6 +90,12 @@ struct Member {
     feed: watch::Receiver<Feed>,
 }
 
+/// What the pod saw under an identity that stood for another secret.
+struct Former {
+    member: Member,
+    seen: Source,
+}
+
 /// Whether the pod gets what is new.
 enum Updates {
     /// It does.
@@ -111,6 +117,8 @@ pub(super) struct Owner {
     /// What was acted upon.
     standing: Standing,
     member: Option<Member>,
+    /// It stays until the secret of `member` has content.
+    former: Option<Former>,
     updates: Updates,
     shown: Option<Shown>,
     /// When a session that ended must have been detached.
@@ -132,15 +140,17 @@ impl Owner {
         record: VolumeRecord,
         means: Arc<Means>,
         binding: Option<&Binding>,
+        past: Past,
         commands: mpsc::Receiver<Command>,
     ) -> (Self, watch::Receiver<Status>) {
         let mut owner = Self {
-            news_of_identity: means.identities.follow(&record.pod),
+            news_of_identity: means.identities.follow(&record.pod, past),
             standing: Standing::default(),
             record,
             commands,
             status: watch::Sender::default(),
             member: None,
+            former: None,
             updates: Updates::Flow,
             shown: None,
             detach_due: None,
@@ -174,6 +184,7 @@ impl Owner {
             if self.news_of_identity.has_changed().unwrap_or(false) {
                 self.take_standing().await;
             }
+            self.leave_former_if_due().await;
             self.swap_if_needed().await;
             self.tell();
             let next = tokio::select! {
@@ -234,10 +245,12 @@ impl Owner {
             let is_optional = self.record.options.gate == Gating::Optional;
             is_optional.then_some(Source::Nothing(Nothing::NotYet))
         };
+        let former = self.former.as_ref().map(|former| former.seen.clone());
         match &self.updates {
             Updates::Revoked => Some(Source::Nothing(Nothing::Revoked)),
             Updates::Stopped(source) => source.clone().or_else(optional),
-            Updates::Flow => self.newest().or_else(optional),
+            // also if the secret has content since a moment: a successor must know of it first
+            Updates::Flow => former.or_else(|| self.newest()).or_else(optional),
         }
     }
 
@@ -306,6 +319,10 @@ impl Owner {
     }
 
     async fn forget(&mut self) {
+        if let Some(former) = self.former.take() {
+            let volume = &self.record.volume;
+            self.means.watches.leave(volume, &former.member.watch).await;
+        }
         if let Some(member) = self.member.take() {
             let volume = &self.record.volume;
             self.means.watches.leave(volume, &member.watch).await;

@@ -13,6 +13,7 @@ use crate::{
     snapshot::Snapshot,
     tree::Source,
     volumes::shown::Shown,
+    watch::Watch,
 };
 
 impl Owner {
@@ -40,13 +41,23 @@ impl Owner {
 
     /// Versions that a predecessor may have shown until its death.
     fn older_than(&self, source: &Source, start: Start) -> Vec<Arc<Snapshot>> {
-        let (Source::Said(newest), Some(member), Start::Resumed) = (source, &self.member, start)
-        else {
+        let (Source::Said(newest), Start::Resumed) = (source, start) else {
             return Vec::new();
         };
-        let mut versions = member.watch.versions();
+        let Some(watch) = self.watch_of(newest) else {
+            return Vec::new();
+        };
+        let mut versions = watch.versions();
         versions.retain(|version| version.sequence() < newest.sequence());
         versions
+    }
+
+    /// The watch that has this version.
+    fn watch_of(&self, snapshot: &Snapshot) -> Option<&Arc<Watch>> {
+        let former = self.former.as_ref().map(|former| &former.member);
+        let mut members = self.member.iter().chain(former);
+        let member = members.find(|member| member.watch.key() == snapshot.key());
+        member.map(|member| &member.watch)
     }
 
     /// Readers see what they are to see: older versions are not needed, and Safe hears of it.
@@ -81,8 +92,10 @@ impl Owner {
             self.swap_trouble = None;
             return;
         };
-        if let (Some(member), Source::Said(snapshot)) = (&self.member, &source) {
-            member.watch.will_show(&self.record.volume, snapshot);
+        if let Source::Said(snapshot) = &source
+            && let Some(watch) = self.watch_of(snapshot)
+        {
+            watch.will_show(&self.record.volume, snapshot);
         }
         let (duty, volume) = (Arc::clone(&self.means.duty), self.record.volume.clone());
         let ordered = tokio::spawn(async move { duty.order(volume, swap).await });

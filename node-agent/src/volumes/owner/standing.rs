@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tracing::warn;
 use vsecm_node_agent_api::volume::OnWithdraw;
 
-use super::{Member, Owner, Updates};
+use super::{Former, Member, Owner, Updates};
 use crate::{
     identity::{Identity, Issue},
     snapshot::SnapshotKey,
-    tree::Source,
+    tree::{Nothing, Source},
     volumes::binding::{Access, Binding, binding_key},
 };
 
@@ -41,33 +41,81 @@ impl Owner {
             }
             Some(_) | None => false,
         };
+        // the kernel is shown something, or is to be shown again what a predecessor showed it
+        let is_seen = self.shown.is_some() || !had_access;
+        let is_former =
+            |source: &Source| is_seen && !matches!(source, Source::Nothing(Nothing::NotYet));
+        let seen = self.desired().filter(is_former);
         self.updates = Updates::Flow;
         if same_key && had_access {
             return;
         }
         if !same_key {
-            let before = self.member.take();
-            self.join(&identity.key, Some(Arc::clone(&identity)));
-            if let Some(before) = before {
-                warn!(volume = %self.record.volume, secret = %identity.key.secret, "the pod's identity now stands for another secret");
-                let volume = &self.record.volume;
-                self.means.watches.leave(volume, &before.watch).await;
-            }
+            self.take_secret(&identity, seen).await;
         }
         self.bind(Access::Granted).await;
     }
 
+    /// The pod's identity stands for this secret, and for none or another one before.
+    async fn take_secret(&mut self, identity: &Arc<Identity>, seen: Option<Source>) {
+        let volume = self.record.volume.clone();
+        let Some(before) = self.member.take() else {
+            self.join(&identity.key, Some(Arc::clone(identity)));
+            return;
+        };
+        warn!(%volume, secret = %identity.key.secret, "the pod's identity now stands for another secret");
+        let is_back = |former: &mut Former| *former.member.watch.key() == identity.key;
+        if let Some(former) = self.former.take_if(is_back) {
+            let watch = &former.member.watch;
+            watch.set_identity(&volume, Some(Arc::clone(identity)));
+            self.member = Some(former.member);
+        } else {
+            self.join(&identity.key, Some(Arc::clone(identity)));
+            if let (None, Some(seen)) = (&self.former, seen) {
+                before.watch.set_identity(&volume, None);
+                if let Source::Said(snapshot) = &seen {
+                    before.watch.will_show(&volume, snapshot);
+                }
+                let member = before;
+                self.former = Some(Former { member, seen });
+                return;
+            }
+        }
+        self.means.watches.leave(&volume, &before.watch).await;
+    }
+
+    /// Once the secret has content, a successor is to show it: before readers see it here.
+    pub(super) async fn leave_former_if_due(&mut self) {
+        let is_due = matches!(self.updates, Updates::Flow) && self.newest().is_some();
+        let Some(former) = self.former.take_if(|_| is_due) else {
+            return;
+        };
+        self.bind(Access::Granted).await;
+        let volume = &self.record.volume;
+        self.means.watches.leave(volume, &former.member.watch).await;
+    }
+
     async fn withdrawn(&mut self) {
-        let Some(member) = &self.member else { return };
+        let is_revoked = self.record.options.on_withdraw == OnWithdraw::Revoke;
+        let Some(member) = &self.member else {
+            // a predecessor's word was lost: what it showed is not known, but that it is to go is
+            if is_revoked {
+                self.updates = Updates::Revoked;
+            }
+            return;
+        };
         member.watch.set_identity(&self.record.volume, None);
         let pod = &self.record.pod;
         match self.record.options.on_withdraw {
             OnWithdraw::Keep => {
                 warn!(volume = %self.record.volume, pod = %pod.name, namespace = %pod.namespace, "the pod's identity was withdrawn: its files stay, without updates");
                 if matches!(self.updates, Updates::Flow) {
-                    self.updates = Updates::Stopped(self.newest());
+                    self.updates = Updates::Stopped(self.desired());
                 }
-                if let Updates::Stopped(Some(Source::Said(snapshot))) = &self.updates {
+                // of a former secret's version a successor knows already
+                if let Updates::Stopped(Some(Source::Said(snapshot))) = &self.updates
+                    && snapshot.key() == member.watch.key()
+                {
                     // a twin of the pod may get newer versions, which a successor finds too
                     member.watch.will_show(&self.record.volume, snapshot);
                     self.bind(Access::Stopped(snapshot.sequence())).await;
@@ -76,6 +124,10 @@ impl Owner {
             OnWithdraw::Revoke => {
                 warn!(volume = %self.record.volume, pod = %pod.name, namespace = %pod.namespace, "the pod's identity was withdrawn: its files go");
                 self.updates = Updates::Revoked;
+                if let Some(former) = &mut self.former {
+                    // with a new identity it does not come back
+                    former.seen = Source::Nothing(Nothing::Revoked);
+                }
                 self.bind(Access::Revoked).await;
             }
         }
@@ -84,6 +136,14 @@ impl Owner {
     /// Leaves word for a successor.
     async fn bind(&self, access: Access) {
         let Some(member) = &self.member else { return };
+        // while the secret has no content, a successor could show nothing of it
+        let (member, access) = match &self.former {
+            Some(Former { member, seen }) => match seen {
+                Source::Said(snapshot) => (member, Access::Stopped(snapshot.sequence())),
+                Source::Nothing(_) => (member, Access::Revoked),
+            },
+            None => (member, access),
+        };
         let binding = Binding {
             volume: self.record.volume.clone(),
             key: member.watch.key().clone(),

@@ -22,7 +22,7 @@ use super::keeper::{Kept, keep};
 use crate::{
     duty::Duty,
     identity::{
-        Issue, PodIdentity, Standing,
+        Issue, Past, PodIdentity, Standing,
         tests::{ByHand, issued, pod},
     },
     keeper::Keeper,
@@ -48,8 +48,8 @@ pub(super) struct Node {
 struct Shared(Arc<ByHand>);
 
 impl PodIdentity for Shared {
-    fn follow(&self, pod: &PodRef) -> watch::Receiver<Standing> {
-        self.0.follow(pod)
+    fn follow(&self, pod: &PodRef, past: Past) -> watch::Receiver<Standing> {
+        self.0.follow(pod, past)
     }
 }
 
@@ -129,7 +129,18 @@ impl Node {
     }
 
     pub(super) fn issue(&self) {
-        self.identities.set(&pod(), issued(&pod(), "billing"), None);
+        self.issue_as("billing");
+    }
+
+    pub(super) fn issue_as(&self, workload: &str) {
+        self.identities.set(&pod(), issued(&pod(), workload), None);
+    }
+
+    /// SPIRE has nothing for the pod, and the grace is over.
+    pub(super) fn end_grace(&self) {
+        if self.identities.past(&pod()) == Some(Past::Issued) {
+            self.withdraw();
+        }
     }
 
     pub(super) fn withdraw(&self) {
