@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::volume::{VersionDir, VolumeId, VolumeRecord};
 
 /// Bytes in one frame at most. The kernel's default send buffer is 208 KiB; the largest frame,
-/// a page of [`PAGE`] records, stays below 60 KiB.
+/// a page of [`PAGE`] records, stays below 40 KiB, whatever their names are made of.
 pub const FRAME_LIMIT: usize = 64 * 1024;
 
 /// Descriptors in one frame at most.
 pub const DESCRIPTOR_LIMIT: usize = 2;
 
 /// Records or keys in one page of a list.
-pub const PAGE: usize = 32;
+pub const PAGE: usize = 8;
 
 /// Bytes in a sentence ([`AgentReply::Waiting`], …) at most; longer ones are cut.
 pub const SENTENCE_LIMIT: usize = 2048;
@@ -292,4 +292,41 @@ pub fn sentence(mut text: String) -> String {
     }
     text.truncate(end);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::{
+        FileMode, Gate, Layout, ObjectName, OnWithdraw, PodRef, PodUid, VolumeOptions,
+    };
+
+    #[test]
+    fn a_page_of_the_widest_records_is_one_frame() {
+        // JSON makes six bytes of a control character, and a pod's author may write 255 of them
+        let wide = "\u{1}".repeat(255);
+        let label = "n".repeat(253).parse::<ObjectName>().unwrap();
+        let uid = "1".repeat(64).parse::<PodUid>().unwrap();
+        let record = VolumeRecord {
+            volume: "v".repeat(128).parse().unwrap(),
+            target: format!("pods/{uid}/volumes/kubernetes.io~csi/{wide}/mount"),
+            pod: PodRef {
+                namespace: label.clone(),
+                name: label.clone(),
+                uid,
+                service_account: label,
+            },
+            options: VolumeOptions {
+                layout: Layout::Document,
+                document: wide.parse().unwrap(),
+                mode: FileMode::try_from(0o444).unwrap(),
+                gate: Gate::Required,
+                on_withdraw: OnWithdraw::Revoke,
+                group: Some(u32::MAX - 1),
+            },
+        };
+        let records = vec![record; PAGE];
+        let page = serde_json::to_vec(&KeeperReply::Volumes { records }).unwrap();
+        assert!(page.len() <= FRAME_LIMIT, "{} bytes", page.len());
+    }
 }
