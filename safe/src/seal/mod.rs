@@ -16,3 +16,15 @@ pub use self::{
     key::{Fingerprint, RootKey, RootKeyError, StoredRecords},
     record::DecodeError,
 };
+
+/// Decodes the inside of a record and encodes it again: to a fuzzer (`tests/fuzz`), which has to
+/// be another crate, this shows whether a record has one encoding only. Whoever calls it has the
+/// plain text already and gets nothing else.
+#[doc(hidden)]
+pub fn encoded_again(
+    plain: &[u8],
+    hmac: &[u8; 32],
+) -> Result<zeroize::Zeroizing<Vec<u8>>, DecodeError> {
+    let (key, entry) = record::decode(plain, hmac)?;
+    Ok(record::encode(&key, &entry, hmac))
+}

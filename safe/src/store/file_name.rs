@@ -18,7 +18,7 @@ const CONTINUES: char = '+';
 const NUMBER: char = '~';
 
 /// The path of a key's record.
-pub(super) fn path(key: &SecretKey) -> PathBuf {
+pub fn path(key: &SecretKey) -> PathBuf {
     let name = escape(key.name.as_str());
     let mut path = PathBuf::from(key.namespace.as_str());
     let mut rest = name.as_str();
@@ -43,7 +43,7 @@ pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
 }
 
 /// The key of a path, if it is the path of one.
-pub(super) fn key(path: &Path) -> Option<SecretKey> {
+pub fn key(path: &Path) -> Option<SecretKey> {
     let mut parts = path.components().map(|part| match part {
         Component::Normal(text) => text.to_str(),
         _other => None,

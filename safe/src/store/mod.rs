@@ -3,7 +3,9 @@
 #[cfg(test)]
 mod crash;
 mod file;
-mod file_name;
+// pure, and hidden rather than private: the fuzzer in `tests/fuzz` has to be another crate
+#[doc(hidden)]
+pub mod file_name;
 mod folder;
 mod memory;
 
