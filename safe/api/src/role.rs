@@ -82,7 +82,7 @@ pub struct IdPattern(Matcher);
 #[derive(Clone, Debug)]
 enum Matcher {
     Prefix(String),
-    Regex(Regex),
+    Regex { start: String, regex: Regex },
 }
 
 impl IdPattern {
@@ -98,7 +98,8 @@ impl IdPattern {
         if !text.starts_with(&regex_start(trust_domain)) {
             return Ok(Self(Matcher::Prefix(text.to_owned())));
         }
-        Ok(Self(Matcher::Regex(compile(variable, text)?)))
+        let (start, regex) = (id_start(trust_domain), compile(variable, text)?);
+        Ok(Self(Matcher::Regex { start, regex }))
     }
 
     /// Whether the ID has the role.
@@ -106,13 +107,18 @@ impl IdPattern {
         match &self.0 {
             // an empty prefix would give the role to everyone
             Matcher::Prefix(prefix) => !prefix.is_empty() && id.starts_with(prefix),
-            Matcher::Regex(regex) => regex.is_match(id),
+            Matcher::Regex { start, regex } => id.starts_with(start) && regex.is_match(id),
         }
     }
 }
 
 fn regex_start(trust_domain: &str) -> String {
-    format!("^spiffe://{trust_domain}/")
+    format!("^{}", id_start(trust_domain))
+}
+
+/// An expression alone does not pin the trust domain: its `.` is any character, and `|` may follow.
+fn id_start(trust_domain: &str) -> String {
+    format!("spiffe://{trust_domain}/")
 }
 
 fn compile(variable: &'static str, text: &str) -> Result<Regex, PatternError> {
@@ -125,6 +131,7 @@ fn compile(variable: &'static str, text: &str) -> Result<Regex, PatternError> {
 /// Yields the key (namespace, name) that stands in a workload's SPIFFE ID.
 #[derive(Clone, Debug)]
 pub struct NamePattern {
+    start: String,
     regex: Regex,
     name_group: usize,
 }
@@ -156,13 +163,21 @@ impl NamePattern {
             .skip(1)
             .find_map(|(group, name)| name.is_none().then_some(group))
             .ok_or(PatternError::Name { variable })?;
-        Ok(Self { regex, name_group })
+        let start = id_start(trust_domain);
+        Ok(Self {
+            start,
+            regex,
+            name_group,
+        })
     }
 
     /// The key, or `None` if the ID does not fit, or if name or namespace is not a whole segment
     /// of the path (half a segment could be another workload's name).
     pub fn key(&self, id: &str) -> Option<SecretKey> {
         let captures = self.regex.captures(id)?;
+        if !id.starts_with(&self.start) {
+            return None;
+        }
         let name = segment(id, captures.get(self.name_group)?.range())?;
         let namespace = segment(id, captures.name("namespace")?.range())?;
         let name: SecretName = name.parse().ok()?;
@@ -298,10 +313,11 @@ mod tests {
         ] {
             assert_eq!(role(stranger), Role::Stranger, "{stranger}");
         }
-        assert_eq!(
-            patterns().role("spiffe://other.org/workload/db/ns/shop/sa/db/n/db-0"),
-            Role::Stranger
-        );
+        for domain in ["other.org", "vsecmxcom"] {
+            let id = format!("spiffe://{domain}/workload/db/ns/shop/sa/db/n/db-0");
+            assert_eq!(patterns().role(&id), Role::Stranger);
+            assert_eq!(patterns().name.key(&id), None);
+        }
     }
 
     #[test]
