@@ -72,9 +72,7 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         tokio::spawn(keeper.clone().attend());
         // only now, so that csi sees this process when it serves
         let csi = settings.csi_peer.clone();
-        Control::bind(&settings.socket, csi, Arc::clone(&volumes), duty)?
-            .run()
-            .await;
+        Control::bind(&settings.socket, csi, Arc::clone(&volumes), duty)?.run().await;
         anyhow::Ok(())
     };
     tokio::select! {
@@ -89,12 +87,8 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
 
 fn identities(settings: &Settings) -> anyhow::Result<SpireDelegate> {
     let chooser = settings.chooser()?;
-    SpireDelegate::new(
-        &settings.spire_admin_socket,
-        settings.node_name.clone(),
-        chooser,
-    )
-    .context("SPIRE_ADMIN_ENDPOINT_SOCKET")
+    SpireDelegate::new(&settings.spire_admin_socket, settings.node_name.clone(), chooser)
+        .context("SPIRE_ADMIN_ENDPOINT_SOCKET")
 }
 
 /// This process's own identity, which brings the bundles that Safe is checked with. It is not
@@ -130,10 +124,7 @@ fn own_identity(settings: &Settings) -> anyhow::Result<watch::Receiver<Option<Ba
 
 async fn recover(keeper: &Keeper, volumes: &Volumes) {
     if let Err(failure) = keeper.wait(KEEPER_PATIENCE).await {
-        error!(
-            reason = chain(&failure),
-            "starting without the keeper: nothing is recovered"
-        );
+        error!(reason = chain(&failure), "starting without the keeper: nothing is recovered");
         return;
     }
     if let Err(failure) = volumes.recover().await {

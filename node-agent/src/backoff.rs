@@ -14,11 +14,7 @@ pub struct Backoff {
 impl Backoff {
     /// Starts at `first`.
     pub fn new(first: Duration, longest: Duration) -> Self {
-        Self {
-            first,
-            longest,
-            next: first,
-        }
+        Self { first, longest, next: first }
     }
 
     /// The next pause, between half and the whole of its nominal length.

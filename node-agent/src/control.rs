@@ -40,12 +40,7 @@ impl Control {
     ) -> Result<Self, ChannelError> {
         let listener = Listener::bind(path)?;
         info!(socket = %path.display(), "ready");
-        Ok(Self {
-            listener,
-            csi,
-            volumes,
-            duty,
-        })
+        Ok(Self { listener, csi, volumes, duty })
     }
 
     /// Serves until the process ends.
@@ -62,10 +57,7 @@ impl Control {
                     });
                 }
                 Ok((_connection, peer)) => {
-                    warn!(
-                        peer.pid,
-                        peer.uid, "a process that is not csi was turned away"
-                    );
+                    warn!(peer.pid, peer.uid, "a process that is not csi was turned away");
                 }
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");

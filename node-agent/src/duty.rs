@@ -58,18 +58,13 @@ pub struct Duty {
 
 impl std::fmt::Debug for Task {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Task")
-            .field("volume", &self.volume)
-            .finish_non_exhaustive()
+        f.debug_struct("Task").field("volume", &self.volume).finish_non_exhaustive()
     }
 }
 
 impl Default for Duty {
     fn default() -> Self {
-        Self {
-            tasks: Mutex::new(None),
-            arrivals: watch::Sender::new(0),
-        }
+        Self { tasks: Mutex::new(None), arrivals: watch::Sender::new(0) }
     }
 }
 
@@ -127,11 +122,7 @@ impl Duty {
             tasks.clone().ok_or(DutyError::Away)?
         };
         let (outcome, done) = oneshot::channel();
-        let task = Task {
-            volume,
-            swap,
-            outcome,
-        };
+        let task = Task { volume, swap, outcome };
         tasks.send(task).await.map_err(|_closed| DutyError::Away)?;
         // held no longer than needed: the connection ends when the last sender is gone
         drop(tasks);
@@ -152,9 +143,7 @@ mod tests {
     use super::*;
 
     fn swap() -> Swap {
-        Swap {
-            publish: "..2".parse().unwrap(),
-        }
+        Swap { publish: "..2".parse().unwrap() }
     }
 
     fn volume() -> VolumeId {

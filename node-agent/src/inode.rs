@@ -65,10 +65,7 @@ pub struct Numbers {
 impl Numbers {
     /// Numbers for the volume with this id.
     pub fn new(volume: &str) -> Self {
-        let seed = Sha256::new()
-            .chain_update(b"vsecm inode 1\0")
-            .chain_update(volume)
-            .finalize();
+        let seed = Sha256::new().chain_update(b"vsecm inode 1\0").chain_update(volume).finalize();
         Self { seed: seed.into() }
     }
 
@@ -79,10 +76,7 @@ impl Numbers {
             .chain_update(salt.to_be_bytes())
             .chain_update(text)
             .finalize();
-        digest
-            .iter()
-            .take(8)
-            .fold(0, |number, byte| number << 8 | u64::from(*byte))
+        digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
     /// The number of `name` in `version`. `salt` counts the names that had to give way to others

@@ -20,10 +20,7 @@ pub(crate) struct Member {
 pub(crate) fn members(document: &[u8]) -> Option<Vec<Member>> {
     // from here on the text is known to be well-formed, nesting is bounded by serde_json
     serde_json::from_slice::<IgnoredAny>(document).ok()?;
-    let mut scan = Scan {
-        text: document,
-        at: 0,
-    };
+    let mut scan = Scan { text: document, at: 0 };
     scan.space();
     scan.expect(b'{')?;
     let mut found: Vec<Member> = Vec::new();
@@ -48,11 +45,8 @@ pub(crate) fn members(document: &[u8]) -> Option<Vec<Member>> {
 
 fn last_of_equal_keys(found: Vec<Member>) -> Vec<Member> {
     let mut seen = std::collections::HashSet::new();
-    let mut kept: Vec<Member> = found
-        .into_iter()
-        .rev()
-        .filter(|member| seen.insert(member.key.clone()))
-        .collect();
+    let mut kept: Vec<Member> =
+        found.into_iter().rev().filter(|member| seen.insert(member.key.clone())).collect();
     kept.reverse();
     kept
 }
@@ -183,9 +177,7 @@ mod tests {
 
     #[test]
     fn what_is_no_json_object_has_no_members() {
-        for text in [
-            "", "x", "[1]", "\"a\"", "1", "null", "{", "{\"a\":}", "{} x", "{a:1}",
-        ] {
+        for text in ["", "x", "[1]", "\"a\"", "1", "null", "{", "{\"a\":}", "{} x", "{a:1}"] {
             assert!(pairs(text).is_none(), "{text:?} must have no members");
         }
         assert_eq!(pairs("{}"), Some(vec![]));

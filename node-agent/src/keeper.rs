@@ -41,11 +41,7 @@ impl Keeper {
     /// A handle that dials `path` when it is used.
     pub fn new(path: PathBuf, peer: PeerRule) -> Self {
         Self {
-            door: Door {
-                name: "the keeper",
-                socket: path,
-                rule: peer,
-            },
+            door: Door { name: "the keeper", socket: path, rule: peer },
             connection: Arc::default(),
             deposits: Arc::default(),
             unsettled: Arc::default(),
@@ -112,8 +108,7 @@ impl Keeper {
     /// [`AskError`].
     pub async fn descriptor(&self, volume: &VolumeId) -> Result<Option<OwnedFd>, AskError> {
         let fuse = Descriptor::Fuse;
-        self.ask(|keeper| async move { self.door.descriptor(&keeper, volume, fuse).await })
-            .await
+        self.ask(|keeper| async move { self.door.descriptor(&keeper, volume, fuse).await }).await
     }
 
     /// All content that was deposited by a predecessor; from now on it counts as ours.
@@ -126,8 +121,7 @@ impl Keeper {
         for key in &keys.await? {
             let memfd = self.ask(|keeper| async move { self.door.content(&keeper, key).await });
             if let Some(memfd) = memfd.await?.map(Arc::new) {
-                self.deposits()
-                    .insert(key.clone(), Some(Arc::clone(&memfd)));
+                self.deposits().insert(key.clone(), Some(Arc::clone(&memfd)));
                 all.push((key.clone(), memfd));
             }
         }
@@ -153,10 +147,7 @@ impl Keeper {
 
     async fn settle_or_later(&self, key: &ContentKey) {
         if let Err(error) = self.settle(key).await {
-            warn!(
-                reason = chain(&error),
-                "the keeper is told of content later"
-            );
+            warn!(reason = chain(&error), "the keeper is told of content later");
             self.unsettled.notify_one();
         }
     }

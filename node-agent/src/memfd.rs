@@ -24,10 +24,8 @@ pub enum MemfdError {
 }
 
 /// Nobody can change a byte of it, not even we.
-const SEALS: SealFlags = SealFlags::SEAL
-    .union(SealFlags::SHRINK)
-    .union(SealFlags::GROW)
-    .union(SealFlags::WRITE);
+const SEALS: SealFlags =
+    SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
 /// A sealed memory file that holds `parts`.
 ///
@@ -49,10 +47,7 @@ pub fn sealed(parts: &[&[u8]]) -> Result<OwnedFd, MemfdError> {
 /// # Errors
 /// [`MemfdError`].
 pub fn contents(memfd: &OwnedFd, limit: usize) -> Result<Zeroizing<Vec<u8>>, MemfdError> {
-    if !fcntl_get_seals(memfd)
-        .map_err(io::Error::from)?
-        .contains(SEALS)
-    {
+    if !fcntl_get_seals(memfd).map_err(io::Error::from)?.contains(SEALS) {
         return Err(MemfdError::Unsealed);
     }
     let mut file = std::fs::File::from(memfd.try_clone()?);

@@ -62,17 +62,9 @@ impl FromStr for RunAs {
     type Err = ParseRunAsError;
 
     fn from_str(text: &str) -> Result<Self, ParseRunAsError> {
-        let (uid, gid) = text
-            .split_once(':')
-            .ok_or_else(|| ParseRunAsError(text.to_owned()))?;
-        let number = |text: &str| {
-            text.parse()
-                .map_err(|_number| ParseRunAsError(text.to_owned()))
-        };
-        Ok(Self {
-            uid: number(uid)?,
-            gid: number(gid)?,
-        })
+        let (uid, gid) = text.split_once(':').ok_or_else(|| ParseRunAsError(text.to_owned()))?;
+        let number = |text: &str| text.parse().map_err(|_number| ParseRunAsError(text.to_owned()));
+        Ok(Self { uid: number(uid)?, gid: number(gid)? })
     }
 }
 
@@ -107,10 +99,7 @@ pub fn check() -> Result<(), PrivilegeError> {
     let left = sets.effective | sets.permitted | sets.inheritable;
     let sealed = no_new_privs().map_err(PrivilegeError::Capabilities)?;
     if !left.is_empty() || !sealed {
-        return Err(PrivilegeError::Left {
-            left: left.bits(),
-            sealed,
-        });
+        return Err(PrivilegeError::Left { left: left.bits(), sealed });
     }
     Ok(())
 }

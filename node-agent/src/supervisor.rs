@@ -71,9 +71,7 @@ pub enum SupervisorError {
 /// # Errors
 /// [`SupervisorError`].
 pub fn supervise() -> Result<u8, SupervisorError> {
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD]
-        .into_iter()
-        .collect();
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD].into_iter().collect();
     signals.thread_block().map_err(SupervisorError::Wait)?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&signals, flags).map_err(SupervisorError::Wait)?;
@@ -131,9 +129,7 @@ fn next_pause(last: Duration, life: Duration) -> Duration {
 }
 
 fn start(program: &Path) -> io::Result<Pid> {
-    let child = command(program)
-        .env(SUPERVISOR, std::process::id().to_string())
-        .spawn()?;
+    let child = command(program).env(SUPERVISOR, std::process::id().to_string()).spawn()?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     // waited for by waitpid, with all orphans that the first process of a container inherits
     drop(child);
@@ -143,10 +139,7 @@ fn start(program: &Path) -> io::Result<Pid> {
 fn command(program: &Path) -> Command {
     let flags: Vec<OsString> = env::args_os().skip(2).collect();
     let mut command = Command::new(program);
-    command
-        .arg("serve")
-        .args(flags)
-        .env(THRESHOLD.0, THRESHOLD.1);
+    command.arg("serve").args(flags).env(THRESHOLD.0, THRESHOLD.1);
     command
 }
 
@@ -281,9 +274,7 @@ fn reap(child: Pid) -> Result<Option<WaitStatus>, SupervisorError> {
 /// [`SupervisorError`].
 pub fn obey() -> Result<(), SupervisorError> {
     // the mask is inherited over exec
-    SigSet::empty()
-        .thread_set_mask()
-        .map_err(SupervisorError::Wait)?;
+    SigSet::empty().thread_set_mask().map_err(SupervisorError::Wait)?;
     if let Some(supervisor) = env::var_os(SUPERVISOR) {
         prctl::set_pdeathsig(Signal::SIGKILL).map_err(SupervisorError::Wait)?;
         // it may have died before that; then nobody would ever end this process

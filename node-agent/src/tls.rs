@@ -61,10 +61,7 @@ impl BaseConfig {
             PrivateKeyDer::Pkcs8(key),
             &ring::default_provider(),
         )
-        .map_err(|source| TlsError {
-            id: svid.spiffe_id().to_string(),
-            source,
-        })?;
+        .map_err(|source| TlsError { id: svid.spiffe_id().to_string(), source })?;
         let mut config = ClientConfig::clone(&self.0);
         config.client_auth_cert_resolver = Arc::new(OneCertificate(Arc::new(certified)));
         config.resumption = Resumption::disabled();

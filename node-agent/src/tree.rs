@@ -187,10 +187,7 @@ impl Tree {
 
     /// The file of that name.
     pub fn file(&self, name: &str) -> Option<&File> {
-        let at = self
-            .files
-            .binary_search_by(|file| file.name.as_str().cmp(name))
-            .ok()?;
+        let at = self.files.binary_search_by(|file| file.name.as_str().cmp(name)).ok()?;
         self.files.get(at)
     }
 

@@ -16,10 +16,7 @@ pub struct View {
 impl View {
     /// A view that shows `mirror`.
     pub fn new(mirror: Mirror) -> Self {
-        Self {
-            mirror: ArcSwap::from_pointee(mirror),
-            writer: Mutex::new(()),
-        }
+        Self { mirror: ArcSwap::from_pointee(mirror), writer: Mutex::new(()) }
     }
 
     /// What is shown now.

@@ -79,9 +79,7 @@ impl TokenDigest {
 
     fn compare(&self, token: Option<&str>) -> Result<(), ProofError> {
         let given = Sha256::digest(present(token)?);
-        let expected = self
-            .digest()
-            .map_err(|error| ProofError::Unavailable(error.to_string()))?;
+        let expected = self.digest().map_err(|error| ProofError::Unavailable(error.to_string()))?;
         if bool::from(given.as_slice().ct_eq(&expected)) {
             return Ok(());
         }
@@ -109,9 +107,7 @@ impl fmt::Debug for KubernetesToken {
 impl KubernetesToken {
     /// By this client.
     pub fn new(client: Client) -> Self {
-        Self {
-            reviews: Api::all(client),
-        }
+        Self { reviews: Api::all(client) }
     }
 
     async fn review(&self, token: Option<&str>, caller: &SpiffeId) -> Result<(), ProofError> {
@@ -146,12 +142,7 @@ fn judge(status: &TokenReviewStatus, caller: &SpiffeId) -> Result<(), ProofError
     if !audiences.iter().any(|audience| audience == AUDIENCE) {
         return Err(ProofError::Refused("its audience is not vsecm-safe"));
     }
-    let Some(Owner {
-        namespace,
-        account,
-        pod,
-    }) = owner(caller)
-    else {
+    let Some(Owner { namespace, account, pod }) = owner(caller) else {
         return Err(ProofError::Refused(
             "the SVID does not end with /ns/NAMESPACE/sa/ACCOUNT/n/POD",
         ));
@@ -179,15 +170,8 @@ fn owner(id: &SpiffeId) -> Option<Owner<'_>> {
     let (rest, account) = rest.rsplit_once("/sa/")?;
     let (_, namespace) = rest.rsplit_once("/ns/")?;
     let is_segment = |text: &str| !text.is_empty() && !text.contains('/');
-    let owner = Owner {
-        namespace,
-        account,
-        pod,
-    };
-    [namespace, account, pod]
-        .into_iter()
-        .all(is_segment)
-        .then_some(owner)
+    let owner = Owner { namespace, account, pod };
+    [namespace, account, pod].into_iter().all(is_segment).then_some(owner)
 }
 
 #[cfg(test)]
@@ -224,10 +208,7 @@ mod tests {
             status("default:vsecm-sentinel", "pod-1", AUDIENCE),
             status(ours, "pod-2", AUDIENCE),
             status(ours, "pod-1", "kubernetes"),
-            TokenReviewStatus {
-                authenticated: Some(false),
-                ..status(ours, "pod-1", AUDIENCE)
-            },
+            TokenReviewStatus { authenticated: Some(false), ..status(ours, "pod-1", AUDIENCE) },
             TokenReviewStatus::default(),
         ] {
             assert!(judge(&bad, &sentinel()).is_err(), "{bad:?}");
@@ -248,9 +229,6 @@ mod tests {
         assert!(proof.compare(Some("token")).is_ok());
         assert!(matches!(proof.compare(Some("")), Err(ProofError::Missing)));
         assert!(matches!(proof.compare(None), Err(ProofError::Missing)));
-        assert!(matches!(
-            proof.compare(Some("tokem")),
-            Err(ProofError::Refused(_))
-        ));
+        assert!(matches!(proof.compare(Some("tokem")), Err(ProofError::Refused(_))));
     }
 }

@@ -58,13 +58,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let accepting = identity::accept(listener, config, accepted, places, stop.clone());
     let accepting = tokio::spawn(accepting);
-    let services = Services {
-        patterns,
-        proof,
-        custodian,
-        feed,
-        stop: stop.clone(),
-    };
+    let services = Services { patterns, proof, custodian, feed, stop: stop.clone() };
     let mut serving = tokio::spawn(grpc::serve(services, connections));
     tokio::select! {
         biased;

@@ -28,12 +28,7 @@ pub struct Args {
     pub trust_domain: TrustDomain,
 
     /// Where to listen: `:PORT` or `HOST:PORT`.
-    #[arg(
-        long,
-        env = "VSECM_SAFE_TLS_PORT",
-        default_value = ":8443",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, env = "VSECM_SAFE_TLS_PORT", default_value = ":8443", value_name = "ADDRESS")]
     pub listen: Listen,
 
     /// The folder of the sealed records.
@@ -46,12 +41,7 @@ pub struct Args {
     pub data: PathBuf,
 
     /// The file of the root key.
-    #[arg(
-        long,
-        env = "VSECM_ROOT_KEY_PATH",
-        default_value = "/key/key.txt",
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "VSECM_ROOT_KEY_PATH", default_value = "/key/key.txt", value_name = "FILE")]
     pub root_key: PathBuf,
 
     /// A file with the SHA-256 of sentinel's token in hex. Without it, the Kubernetes API server
@@ -156,9 +146,7 @@ mod tests {
     #[test]
     fn a_name_pattern_without_a_namespace_is_refused_by_the_variables_name() {
         let text = "--workload-name=^spiffe://vsecm.com/workload/([^/]+)$";
-        let refusal = Args::parse_from(["vsecm-safe", text])
-            .patterns()
-            .unwrap_err();
+        let refusal = Args::parse_from(["vsecm-safe", text]).patterns().unwrap_err();
         assert!(refusal.to_string().contains("VSECM_WORKLOAD_NAME_REGEXP"));
     }
 }

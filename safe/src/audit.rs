@@ -54,15 +54,7 @@ pub struct Line<'a> {
 impl Line<'_> {
     /// Writes it.
     pub fn write(&self) {
-        let Self {
-            correlation_id,
-            actor,
-            action,
-            secret,
-            revision,
-            outcome,
-            context,
-        } = self;
+        let Self { correlation_id, actor, action, secret, revision, outcome, context } = self;
         tracing::info!(
             target: "audit",
             %correlation_id,

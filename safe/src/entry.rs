@@ -141,12 +141,7 @@ impl Entry {
         revision: Revision,
         now: OffsetDateTime,
     ) -> Result<Self, PutError> {
-        let Draft {
-            document,
-            format,
-            not_before,
-            expires,
-        } = draft;
+        let Draft { document, format, not_before, expires } = draft;
         if let Some(expires) = expires
             && (expires <= now || not_before.is_some_and(|start| expires <= start))
         {
@@ -195,10 +190,7 @@ impl Entry {
         let (created, versions) = match self {
             Self::Live { created, versions } => (*created, versions),
             Self::Deleted { at, .. } => {
-                return Selected::Absent {
-                    reason: Reason::Deleted,
-                    at: Some(*at),
-                };
+                return Selected::Absent { reason: Reason::Deleted, at: Some(*at) };
             }
         };
         let Some(version) = versions.iter().rfind(|v| v.has_started(now)) else {
@@ -208,15 +200,10 @@ impl Entry {
             };
         };
         match &version.document {
-            Some(document) if !version.is_over(now) => Selected::Current {
-                created,
-                version,
-                document,
-            },
-            _over => Selected::Absent {
-                reason: Reason::Expired,
-                at: version.expires,
-            },
+            Some(document) if !version.is_over(now) => {
+                Selected::Current { created, version, document }
+            }
+            _over => Selected::Absent { reason: Reason::Expired, at: version.expires },
         }
     }
 
@@ -277,13 +264,7 @@ pub(crate) mod tests {
         now: i64,
     ) -> Entry {
         let value = u8::try_from(revision).unwrap();
-        Entry::put(
-            previous,
-            draft(value, start, end),
-            Revision(revision),
-            at(now),
-        )
-        .unwrap()
+        Entry::put(previous, draft(value, start, end), Revision(revision), at(now)).unwrap()
     }
 
     pub(crate) fn served(entry: &Entry, now: i64) -> Result<u64, Reason> {
@@ -340,10 +321,7 @@ pub(crate) mod tests {
         let first = put(None, 1, None, None, 100);
         let second = put(Some(&first), 2, None, None, 110);
         assert!(matches!(second, Entry::Live { created, .. } if created == at(100)));
-        let tombstone = Entry::Deleted {
-            revision: Revision(3),
-            at: at(120),
-        };
+        let tombstone = Entry::Deleted { revision: Revision(3), at: at(120) };
         assert_eq!(served(&tombstone, 120), Err(Reason::Deleted));
         let again = put(Some(&tombstone), 4, None, None, 130);
         assert!(matches!(again, Entry::Live { created, .. } if created == at(130)));
@@ -361,13 +339,7 @@ pub(crate) mod tests {
     fn pending_versions_are_bounded() {
         let mut entry = put(None, 1, None, None, 0);
         for n in 2..=11 {
-            entry = put(
-                Some(&entry),
-                n,
-                Some(100 + i64::try_from(n).unwrap()),
-                None,
-                0,
-            );
+            entry = put(Some(&entry), n, Some(100 + i64::try_from(n).unwrap()), None, 0);
         }
         let one_more = Entry::put(Some(&entry), draft(1, Some(900), None), Revision(12), at(0));
         assert_eq!(one_more.err(), Some(PutError::TooManyPending));

@@ -58,10 +58,7 @@ impl fmt::Debug for Published {
 
 impl Published {
     fn new(content: Content) -> Self {
-        Self {
-            content,
-            frame: OnceLock::new(),
-        }
+        Self { content, frame: OnceLock::new() }
     }
 
     /// Which content it is; `None` where there is none.
@@ -109,28 +106,22 @@ impl Published {
 
     fn encode(&self) -> Bytes {
         let state = match &self.content {
-            Content::Present {
-                position,
-                created,
-                version,
-                document,
-            } => proto::state::State::Snapshot(proto::Snapshot {
-                position: Some(position.into()),
-                document: document.expose().to_vec(),
-                format: proto::Format::from(version.format).into(),
-                created: Some(wire::timestamp(*created)),
-                updated: Some(wire::timestamp(version.updated)),
-                expires: version.expires.map(wire::timestamp),
-            }),
+            Content::Present { position, created, version, document } => {
+                proto::state::State::Snapshot(proto::Snapshot {
+                    position: Some(position.into()),
+                    document: document.expose().to_vec(),
+                    format: proto::Format::from(version.format).into(),
+                    created: Some(wire::timestamp(*created)),
+                    updated: Some(wire::timestamp(version.updated)),
+                    expires: version.expires.map(wire::timestamp),
+                })
+            }
             Content::Absent(absent) => proto::state::State::Absent(absent.into()),
         };
-        let mut message = proto::WatchResponse {
-            state: Some(proto::State { state: Some(state) }),
-        };
+        let mut message = proto::WatchResponse { state: Some(proto::State { state: Some(state) }) };
         let frame = encode_frame(&message);
-        if let Some(proto::State {
-            state: Some(proto::state::State::Snapshot(snapshot)),
-        }) = &mut message.state
+        if let Some(proto::State { state: Some(proto::state::State::Snapshot(snapshot)) }) =
+            &mut message.state
         {
             snapshot.document.zeroize();
         }
@@ -162,11 +153,7 @@ pub struct Feed {
 impl Feed {
     /// A feed of the store with this id, of which nothing is published yet.
     pub fn new(lineage: Lineage) -> Self {
-        Self {
-            lineage,
-            revision: AtomicU64::new(0),
-            channels: RwLock::default(),
-        }
+        Self { lineage, revision: AtomicU64::new(0), channels: RwLock::default() }
     }
 
     /// The store's id.
@@ -182,10 +169,7 @@ impl Feed {
     /// Shows the slot's present state to all who watch it. Slow watchers see only the newest.
     pub fn publish(&self, key: &SecretKey, slot: &Slot, now: OffsetDateTime) {
         let state = Arc::new(Published::new(self.content(slot, now)));
-        let mut channels = self
-            .channels
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut channels = self.channels.write().unwrap_or_else(PoisonError::into_inner);
         match channels.get(key) {
             Some(channel) => {
                 channel.send_replace(state);
@@ -213,10 +197,7 @@ impl Feed {
 
     /// What a workload gets now and later.
     pub fn watch(&self, key: &SecretKey) -> watch::Receiver<Arc<Published>> {
-        let mut channels = self
-            .channels
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut channels = self.channels.write().unwrap_or_else(PoisonError::into_inner);
         channels
             .entry(key.clone())
             .or_insert_with(|| Channel::new(Arc::new(self.absent(Reason::NotRegistered, None))))
@@ -245,11 +226,7 @@ impl Feed {
         };
         match entry.select(now) {
             Selected::Absent { reason, at } => Content::Absent(self.absence(reason, at)),
-            Selected::Current {
-                created,
-                version,
-                document,
-            } => Content::Present {
+            Selected::Current { created, version, document } => Content::Present {
                 position: Position {
                     lineage: self.lineage.clone(),
                     revision: version.revision,
@@ -317,20 +294,14 @@ mod tests {
         let State::Absent(absent) = decoded(&feed.current(&key, at(0))) else {
             panic!("nothing is registered")
         };
-        assert_eq!(
-            (absent.reason, absent.revision),
-            (Reason::NotRegistered, Revision(9))
-        );
+        assert_eq!((absent.reason, absent.revision), (Reason::NotRegistered, Revision(9)));
         feed.publish(&key, &slot(3, b"{\"a\":1}", Some(50)), at(0));
         let State::Present(snapshot) = decoded(&feed.current(&key, at(0))) else {
             panic!("it is registered")
         };
         assert_eq!(snapshot.document.expose(), b"{\"a\":1}");
         assert_eq!(snapshot.position.revision, Revision(3));
-        assert_eq!(
-            Some(&snapshot.position),
-            feed.current(&key, at(0)).position()
-        );
+        assert_eq!(Some(&snapshot.position), feed.current(&key, at(0)).position());
     }
 
     #[test]

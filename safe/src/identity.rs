@@ -232,10 +232,8 @@ fn peer(stream: &TlsStream<TcpStream>) -> Result<Peer, PeerError> {
         Some(ProtocolVersion::TLSv1_3) => {}
         other => return Err(PeerError::Version(format!("{other:?}"))),
     }
-    let leaf = session
-        .peer_certificates()
-        .and_then(|chain| chain.first())
-        .ok_or(PeerError::Anonymous)?;
+    let leaf =
+        session.peer_certificates().and_then(|chain| chain.first()).ok_or(PeerError::Anonymous)?;
     let id = spiffe_id_from_der(leaf).map_err(PeerError::SpiffeId)?;
     let (_, certificate) =
         x509_parser::parse_x509_certificate(leaf).map_err(|_malformed| PeerError::Validity)?;

@@ -40,10 +40,7 @@ impl Places {
         }
         *count += 1;
         drop(held);
-        Some(Place {
-            held: Arc::clone(&self.0),
-            peer: peer.clone(),
-        })
+        Some(Place { held: Arc::clone(&self.0), peer: peer.clone() })
     }
 }
 
@@ -79,9 +76,8 @@ mod tests {
     fn a_peer_cannot_take_the_places_of_others() {
         let id = |name: &str| SpiffeId::new(format!("spiffe://vsecm.com/{name}")).unwrap();
         let places = Places::default();
-        let mut taken: Vec<Place> = (0..OF_ONE_PEER)
-            .map(|_| places.take(&id("greedy")).unwrap())
-            .collect();
+        let mut taken: Vec<Place> =
+            (0..OF_ONE_PEER).map(|_| places.take(&id("greedy")).unwrap()).collect();
         assert!(places.take(&id("greedy")).is_none());
         assert!(places.take(&id("modest")).is_some());
         taken.pop();

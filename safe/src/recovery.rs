@@ -124,10 +124,7 @@ pub fn recover(
         }
     }
     vault.wake(now);
-    Ok(Recovered {
-        vault,
-        revision: newest,
-    })
+    Ok(Recovered { vault, revision: newest })
 }
 
 /// Why a record is not taken.
@@ -166,11 +163,9 @@ fn open_all(sealer: &Sealer, records: &[(SecretKey, Vec<u8>)]) -> (Opened, Refus
                 })
             })
             .collect();
-        let shares = workers.into_iter().map(|worker| {
-            worker
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
+        let shares = workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         shares.flatten().collect()
     });
     let (mut opened, mut refused) = (Vec::new(), Vec::new());
@@ -204,10 +199,7 @@ mod tests {
     }
 
     fn tombstone(revision: u64) -> Entry {
-        Entry::Deleted {
-            revision: Revision(revision),
-            at: OffsetDateTime::UNIX_EPOCH,
-        }
+        Entry::Deleted { revision: Revision(revision), at: OffsetDateTime::UNIX_EPOCH }
     }
 
     fn recover(store: &MemoryStore, sealer: &Sealer) -> Result<Recovered, RecoveryError> {
@@ -238,10 +230,7 @@ mod tests {
         suite::write(&store, &bad, b"age-encryption.org/v1\nrubbish");
         for start in ["the first", "the next"] {
             let recovered = recover(&store, &sealer).unwrap();
-            assert!(
-                matches!(recovered.vault.get(&bad), Some(Slot::Unreadable)),
-                "{start}"
-            );
+            assert!(matches!(recovered.vault.get(&bad), Some(Slot::Unreadable)), "{start}");
             assert_eq!(recovered.vault.iter().count(), 2);
             assert_eq!(recovered.revision, Revision(7 + GAP_AFTER_DAMAGE));
         }
@@ -265,11 +254,7 @@ mod tests {
         let (store, theirs) = (MemoryStore::new().unwrap(), sealer());
         put(&store, &theirs, "a", 1);
         let error = recover(&store, &sealer()).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains(&theirs.fingerprint().to_string())
-        );
+        assert!(error.to_string().contains(&theirs.fingerprint().to_string()));
         assert_eq!(suite::records(&store).len(), 1);
         let StoredRecords::SealedFor(named) = stored_records(&store.load().unwrap()) else {
             panic!("there are records")

@@ -109,28 +109,14 @@ mod tests {
         assert_eq!(vault.wake(at(199)), []);
         assert_eq!(vault.wake(at(200)), std::slice::from_ref(&key));
         assert_eq!(vault.next_event(), None);
-        let Some(Slot::Stored(entry)) = vault.get(&key) else {
-            panic!("the entry must stay")
-        };
-        assert_eq!(
-            entry
-                .listed(at(200))
-                .unwrap()
-                .1
-                .document
-                .as_ref()
-                .map(|d| d.size()),
-            None
-        );
+        let Some(Slot::Stored(entry)) = vault.get(&key) else { panic!("the entry must stay") };
+        assert_eq!(entry.listed(at(200)).unwrap().1.document.as_ref().map(|d| d.size()), None);
         assert_eq!(served(entry, 200), Err(Reason::Expired));
     }
 
     #[derive(Debug, Clone)]
     enum Step {
-        Put {
-            start: Option<i64>,
-            end: Option<i64>,
-        },
+        Put { start: Option<i64>, end: Option<i64> },
         Delete,
         Wake,
     }
@@ -138,10 +124,7 @@ mod tests {
     fn step() -> impl Strategy<Value = (i64, Step)> {
         let offset = || proptest::option::of(-5..20_i64);
         let put = (offset(), offset()).prop_map(|(start, end)| Step::Put { start, end });
-        (
-            0..8_i64,
-            prop_oneof![4 => put, 1 => Just(Step::Delete), 2 => Just(Step::Wake)],
-        )
+        (0..8_i64, prop_oneof![4 => put, 1 => Just(Step::Delete), 2 => Just(Step::Wake)])
     }
 
     proptest! {

@@ -59,12 +59,7 @@ pub(crate) struct Args {
     #[arg(short = 'w', long = "workload", value_name = "NAME")]
     pub(crate) workloads: Vec<SecretName>,
     /// Namespace of the workload; repeat it for several
-    #[arg(
-        short = 'n',
-        long = "namespace",
-        value_name = "NAMESPACE",
-        default_value = "default"
-    )]
+    #[arg(short = 'n', long = "namespace", value_name = "NAMESPACE", default_value = "default")]
     pub(crate) namespaces: Vec<Namespace>,
     /// The value; - reads it from stdin, where no process list or audit log sees it
     #[arg(

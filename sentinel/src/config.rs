@@ -42,10 +42,8 @@ pub(crate) struct Config {
 impl Config {
     pub(crate) fn parse(environment: &Environment) -> Result<Self, ConfigError> {
         let name = &environment.trust_domain;
-        let trust_domain = TrustDomain::new(name).map_err(|source| ConfigError::TrustDomain {
-            name: name.clone(),
-            source,
-        })?;
+        let trust_domain = TrustDomain::new(name)
+            .map_err(|source| ConfigError::TrustDomain { name: name.clone(), source })?;
         Ok(Self {
             workload_api: environment.spiffe_endpoint_socket.clone(),
             identity_timeout: Duration::from_millis(environment.source_timeout),

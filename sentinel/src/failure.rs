@@ -105,17 +105,13 @@ impl CallError {
                 "check that Safe runs and that VSECM_SAFE_ENDPOINT_URL is its address, \
                  then run the command again"
             }
-            Self::Refused {
-                code: Code::PermissionDenied | Code::Unauthenticated,
-                ..
-            } => {
+            Self::Refused { code: Code::PermissionDenied | Code::Unauthenticated, .. } => {
                 "check that this runs as sentinel (VSECM_SPIFFEID_PREFIX_SENTINEL of Safe) \
                  with sentinel's token (VSECM_SENTINEL_TOKEN_FILE)"
             }
-            Self::Refused {
-                code: Code::InvalidArgument,
-                ..
-            } => "correct the command and run it again",
+            Self::Refused { code: Code::InvalidArgument, .. } => {
+                "correct the command and run it again"
+            }
             Self::Refused { .. } => "see Safe's log by the correlation id",
             Self::Unable(_) => {
                 "run the command again; if that does not help, see Safe's log by the correlation id"

@@ -93,10 +93,7 @@ impl Source {
     pub(crate) fn read(self) -> Result<SecretValue, InputError> {
         match self {
             Self::Stdin => {
-                let failed = |source| InputError::Read {
-                    from: "stdin".to_owned(),
-                    source,
-                };
+                let failed = |source| InputError::Read { from: "stdin".to_owned(), source };
                 // std's Stdin would keep a copy in its buffer
                 let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
                 let bytes = read_bounded(File::from(stdin)).map_err(failed)?;
@@ -181,10 +178,7 @@ mod tests {
         assert!(matches!(source.read(), Err(InputError::TooLong)));
         let (_file, source) = file(b"");
         assert!(matches!(source.read(), Err(InputError::EmptyFile(_))));
-        assert!(matches!(
-            argument("").read(),
-            Err(InputError::EmptyArgument)
-        ));
+        assert!(matches!(argument("").read(), Err(InputError::EmptyArgument)));
     }
 
     #[test]

@@ -81,16 +81,8 @@ fn run_hardened(argv: &[OsString], out: &mut dyn Write, err: &mut dyn Write) -> 
             return Ok(Exit::Usage);
         }
     };
-    let context = Context {
-        config,
-        form,
-        correlation: CorrelationId::random()?,
-        out,
-        err,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let context = Context { config, form, correlation: CorrelationId::random()?, out, err };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let exit = runtime.block_on(command.run(context));
     // a resolver thread that still waits for DNS must not hold the answer back
     runtime.shutdown_background();

@@ -52,11 +52,7 @@ pub(crate) async fn each(
         {
             way = Err(CallError::NotTried);
         }
-        outcomes.push(Outcome {
-            key,
-            action,
-            result,
-        });
+        outcomes.push(Outcome { key, action, result });
     }
     outcomes
 }
@@ -82,18 +78,11 @@ mod tests {
     use super::*;
 
     fn outcome(result: Result<Done, CallError>) -> Outcome {
-        Outcome {
-            key: SecretKey::parse("default", "db").unwrap(),
-            action: Action::Delete,
-            result,
-        }
+        Outcome { key: SecretKey::parse("default", "db").unwrap(), action: Action::Delete, result }
     }
 
     fn refused() -> CallError {
-        CallError::Refused {
-            code: Code::Internal,
-            message: "no".to_owned(),
-        }
+        CallError::Refused { code: Code::Internal, message: "no".to_owned() }
     }
 
     #[test]
@@ -102,10 +91,7 @@ mod tests {
         let nothing = || outcome(Ok(Done::NothingToDelete));
         assert_eq!(exit(&[done(), nothing()]), Exit::Done);
         assert_eq!(exit(&[done(), outcome(Err(refused()))]), Exit::Partly);
-        assert_eq!(
-            exit(&[done(), outcome(Err(CallError::NotTried))]),
-            Exit::Partly
-        );
+        assert_eq!(exit(&[done(), outcome(Err(CallError::NotTried))]), Exit::Partly);
     }
 
     #[test]

@@ -40,13 +40,7 @@ struct ErrorRow {
 
 /// Prints what became of each pair, and says it by the exit code.
 pub(crate) fn outcomes(context: Context<'_>, outcomes: &[Outcome]) -> io::Result<Exit> {
-    let Context {
-        form,
-        correlation,
-        out,
-        err,
-        ..
-    } = context;
+    let Context { form, correlation, out, err, .. } = context;
     for outcome in outcomes {
         match &outcome.result {
             Ok(done) if form == Form::Table => sentence_of_success(out, outcome, *done)?,
@@ -58,10 +52,8 @@ pub(crate) fn outcomes(context: Context<'_>, outcomes: &[Outcome]) -> io::Result
         }
     }
     if form == Form::Json {
-        let rows: Vec<_> = outcomes
-            .iter()
-            .map(|outcome| row(outcome, correlation.to_string()))
-            .collect();
+        let rows: Vec<_> =
+            outcomes.iter().map(|outcome| row(outcome, correlation.to_string())).collect();
         json(out, &rows)?;
     }
     Ok(exit(outcomes))
@@ -70,17 +62,12 @@ pub(crate) fn outcomes(context: Context<'_>, outcomes: &[Outcome]) -> io::Result
 fn sentence_of_success(out: &mut dyn Write, outcome: &Outcome, done: Done) -> io::Result<()> {
     let (name, namespace) = (&outcome.key.name, &outcome.key.namespace);
     match done {
-        Done::Registered(revision) => writeln!(
-            out,
-            "{name} in namespace {namespace}: registered, revision {}",
-            revision.0
-        ),
+        Done::Registered(revision) => {
+            writeln!(out, "{name} in namespace {namespace}: registered, revision {}", revision.0)
+        }
         Done::Deleted => writeln!(out, "{name} in namespace {namespace}: deleted"),
         Done::NothingToDelete => {
-            writeln!(
-                out,
-                "{name} in namespace {namespace}: there was nothing to delete"
-            )
+            writeln!(out, "{name} in namespace {namespace}: there was nothing to delete")
         }
     }
 }
@@ -150,19 +137,14 @@ const HEAD: [&str; 9] = [
 
 fn table(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     let head = HEAD.map(ToOwned::to_owned);
-    let lines: Vec<[String; 9]> = std::iter::once(head)
-        .chain(rows.iter().map(cells))
-        .collect();
+    let lines: Vec<[String; 9]> = std::iter::once(head).chain(rows.iter().map(cells)).collect();
     let widths: [usize; 9] = std::array::from_fn(|column| {
         let width = |line: &[String; 9]| line.get(column).map_or(0, String::len);
         lines.iter().map(width).max().unwrap_or(0)
     });
     for line in &lines {
-        let padded: Vec<String> = line
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
+        let padded: Vec<String> =
+            line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         writeln!(out, "{}", padded.join("  ").trim_end())?;
     }
     Ok(())

@@ -70,9 +70,7 @@ impl Validity {
     ) -> Result<Self, ValidityError> {
         if let Some(end) = expires {
             if end <= now {
-                return Err(ValidityError::Past {
-                    expires: written(end),
-                });
+                return Err(ValidityError::Past { expires: written(end) });
             }
             if let Some(start) = not_before
                 && end <= start
@@ -83,18 +81,14 @@ impl Validity {
                 });
             }
         }
-        Ok(Self {
-            not_before,
-            expires,
-        })
+        Ok(Self { not_before, expires })
     }
 }
 
 /// A time in RFC 3339. Those from the wire and from arguments are in UTC.
 pub(crate) fn written(time: OffsetDateTime) -> String {
     // fails only for years before 0000, which nobody registers
-    time.format(&Rfc3339)
-        .unwrap_or_else(|_year| time.to_string())
+    time.format(&Rfc3339).unwrap_or_else(|_year| time.to_string())
 }
 
 #[cfg(test)]
@@ -109,20 +103,14 @@ mod tests {
 
     #[test]
     fn words_stand_for_no_time() {
-        let always = Validity {
-            not_before: None,
-            expires: None,
-        };
+        let always = Validity { not_before: None, expires: None };
         assert_eq!(parse("now", "never"), Ok(always));
     }
 
     #[test]
     fn a_time_has_a_zone() {
         let validity = parse("now", "1970-01-01T02:00:00+01:00").unwrap();
-        assert_eq!(
-            validity.expires.map(written),
-            Some("1970-01-01T01:00:00Z".into())
-        );
+        assert_eq!(validity.expires.map(written), Some("1970-01-01T01:00:00Z".into()));
         for bad in [
             "",
             "1970-01-01",
@@ -138,10 +126,7 @@ mod tests {
 
     #[test]
     fn a_span_that_never_shows_the_value_is_refused() {
-        assert!(matches!(
-            parse("now", "1969-12-31T23:59:59Z"),
-            Err(ValidityError::Past { .. })
-        ));
+        assert!(matches!(parse("now", "1969-12-31T23:59:59Z"), Err(ValidityError::Past { .. })));
         assert!(matches!(
             parse("1970-01-02T00:00:00Z", "1970-01-01T00:00:01Z"),
             Err(ValidityError::Reversed { .. })

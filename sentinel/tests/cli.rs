@@ -64,10 +64,7 @@ fn help_starts_with_examples_and_the_first_takes_the_value_from_stdin() {
     for flag in ["-h", "--help"] {
         let Said { code, out, err } = with_token(&[flag], b"");
         assert_eq!((code, err.as_str()), (0, ""));
-        let at = |text: &str| {
-            out.find(text)
-                .unwrap_or_else(|| panic!("no {text:?}:\n{out}"))
-        };
+        let at = |text: &str| out.find(text).unwrap_or_else(|| panic!("no {text:?}:\n{out}"));
         assert!(at("safe -w db -s - < db.json") < at("safe -w db -s VALUE"));
         assert!(at("safe -w db -s VALUE") < at("Usage:"));
         assert!(at("Usage:") < at("Exit codes:"));
@@ -89,19 +86,10 @@ fn bad_usage_is_2_with_a_sentence_and_nothing_on_stdout() {
         (&["-w", "db", "-n", "Prod", "-s", "v"], "namespace \"Prod\""),
         (&["-w", "ok", "-w", "no/", "-s", "v"], "name \"no/\""),
         (&["-w", "db", "-s", "v", "-E", "soon"], "RFC 3339"),
-        (
-            &["-w", "db", "-s", "v", "-E", "9999-12-31T23:59:59-23:59"],
-            "RFC 3339",
-        ),
+        (&["-w", "db", "-s", "v", "-E", "9999-12-31T23:59:59-23:59"], "RFC 3339"),
         (&["-w", "db", "-s", "v", "-f", "toml"], "toml"),
-        (
-            &["-w", "db", "-s", "v", "--safe-url", "x"],
-            "VSECM_SAFE_ENDPOINT_URL",
-        ),
-        (
-            &["-w", "db", "-s", "v", "--trust-domain", "A/"],
-            "SPIFFE_TRUST_DOMAIN",
-        ),
+        (&["-w", "db", "-s", "v", "--safe-url", "x"], "VSECM_SAFE_ENDPOINT_URL"),
+        (&["-w", "db", "-s", "v", "--trust-domain", "A/"], "SPIFFE_TRUST_DOMAIN"),
         (&["-w", "db", "-s", ""], "the value is empty"),
         (&["-w", "db", "--secret-file", "/none"], "/none"),
         (&["--frobnicate"], "--frobnicate"),
@@ -116,10 +104,7 @@ fn bad_usage_is_2_with_a_sentence_and_nothing_on_stdout() {
 fn an_empty_stdin_is_refused_with_the_usual_cause() {
     let Said { code, err, .. } = with_token(&["-w", "db", "-s", "-"], b"");
     assert_eq!(code, 2);
-    assert!(
-        err.contains("kubectl exec hands it on only with -i"),
-        "{err}"
-    );
+    assert!(err.contains("kubectl exec hands it on only with -i"), "{err}");
 }
 
 #[test]
@@ -140,10 +125,7 @@ fn no_spire_is_3_with_one_sentence_for_each_pair() {
         "{err}"
     );
     assert!(err.contains("its socket does not exist"), "{err}");
-    assert!(
-        err.contains("db in namespace test was not registered: it was not tried"),
-        "{err}"
-    );
+    assert!(err.contains("db in namespace test was not registered: it was not tried"), "{err}");
     assert!(err.contains("correlation id "), "{err}");
     assert_eq!(err.lines().count(), 2, "{err}");
     assert!(!err.contains(CANARY));
@@ -181,10 +163,7 @@ fn no_token_is_3_and_names_the_file() {
     let home = tempfile::tempdir().unwrap();
     let Said { code, err, .. } = said(&safe(home.path(), &["-w", "db", "-d"], b""));
     assert_eq!(code, 3);
-    assert!(
-        err.contains(&home.path().join("token").display().to_string()),
-        "{err}"
-    );
+    assert!(err.contains(&home.path().join("token").display().to_string()), "{err}");
     assert!(err.contains("VSECM_SENTINEL_TOKEN_FILE"), "{err}");
 }
 
@@ -206,20 +185,14 @@ fn failures_are_json_where_json_is_asked_for() {
 fn a_list_that_cannot_be_had_is_3() {
     let Said { code, out, err } = with_token(&["-l"], b"");
     assert_eq!((code, out.as_str()), (3, ""));
-    assert!(
-        err.contains("nothing is listed: SPIRE gave no identity"),
-        "{err}"
-    );
+    assert!(err.contains("nothing is listed: SPIRE gave no identity"), "{err}");
 }
 
 #[test]
 fn a_value_in_the_arguments_is_warned_of_and_never_repeated() {
     let Said { code, out, err } = with_token(&["-w", "db", "-s", CANARY], b"");
     assert_eq!(code, 3);
-    assert!(
-        err.contains("process lists") && err.contains("audit log of the API server"),
-        "{err}"
-    );
+    assert!(err.contains("process lists") && err.contains("audit log of the API server"), "{err}");
     assert!(!err.contains(CANARY) && !out.contains(CANARY));
     let Said { code, err, .. } = with_token(&["-w", "db", "-s", "two", CANARY], b"");
     assert_eq!(code, 2);

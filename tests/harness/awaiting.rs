@@ -50,10 +50,7 @@ pub async fn value<T>(
             return Ok(value);
         }
         if Instant::now() >= deadline {
-            return Err(TooLate {
-                what: what.to_owned(),
-                within,
-            });
+            return Err(TooLate { what: what.to_owned(), within });
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -94,14 +91,9 @@ impl Rotations {
             inotify.watches().add(path, WatchMask::MOVED_TO)?;
             inotify.into_event_stream([0; 4096])
         };
-        let events = open().map_err(|source| RotationError::Watch {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok(Self {
-            path: path.to_owned(),
-            events,
-        })
+        let events =
+            open().map_err(|source| RotationError::Watch { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), events })
     }
 
     /// Waits for a rotation since the last one that was waited for. Several that come before they
@@ -151,9 +143,6 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_come_is_named() {
         let never = until("the end of time", Duration::from_millis(5), || false).await;
-        assert_eq!(
-            never.unwrap_err().to_string(),
-            "the end of time did not come within 5ms"
-        );
+        assert_eq!(never.unwrap_err().to_string(), "the end of time did not come within 5ms");
     }
 }

@@ -54,10 +54,7 @@ pub fn built() -> Result<PathBuf, BinariesError> {
     for component in Component::ALL {
         let binary = component.binary();
         if !folder.join(binary).is_file() {
-            return Err(BinariesError::Missing {
-                binary,
-                folder: folder.to_owned(),
-            });
+            return Err(BinariesError::Missing { binary, folder: folder.to_owned() });
         }
     }
     Ok(folder.to_owned())

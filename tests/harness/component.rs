@@ -31,13 +31,8 @@ pub enum Component {
 
 impl Component {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Keeper,
-        Self::Safe,
-        Self::NodeAgent,
-        Self::Csi,
-        Self::Sentinel,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Keeper, Self::Safe, Self::NodeAgent, Self::Csi, Self::Sentinel];
 
     /// Those that run on, in the order in which they are started.
     pub const RUNNING: [Self; 4] = [Self::Keeper, Self::Safe, Self::NodeAgent, Self::Csi];
@@ -233,10 +228,7 @@ impl Setup {
             ("SPIFFE_ENDPOINT_SOCKET", own),
             ("SPIFFE_TRUST_DOMAIN", TRUST_DOMAIN.to_owned()),
             ("VSECM_SAFE_ENDPOINT_URL", self.safe_url()),
-            (
-                "VSECM_SENTINEL_TOKEN_FILE",
-                layout.token().display().to_string(),
-            ),
+            ("VSECM_SENTINEL_TOKEN_FILE", layout.token().display().to_string()),
         ]
     }
 }

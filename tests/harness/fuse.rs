@@ -67,9 +67,7 @@ pub(crate) fn open_device() -> Result<File, NoFuse> {
     let device = File::options().read(true).write(true).open(DEVICE);
     device.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => NoFuse::NoDevice,
-        io::ErrorKind::PermissionDenied => NoFuse::Closed {
-            uid: geteuid().as_raw(),
-        },
+        io::ErrorKind::PermissionDenied => NoFuse::Closed { uid: geteuid().as_raw() },
         _ => NoFuse::Open(error),
     })
 }

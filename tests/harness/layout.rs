@@ -64,10 +64,7 @@ impl Layout {
     /// # Errors
     /// [`LayoutError`].
     pub fn create(folder: &Path, users: Users) -> Result<Self, LayoutError> {
-        let make = |source| LayoutError::Make {
-            path: folder.to_owned(),
-            source,
-        };
+        let make = |source| LayoutError::Make { path: folder.to_owned(), source };
         fs::create_dir_all(folder).map_err(make)?;
         let root = fs::canonicalize(folder).map_err(make)?;
         if root.as_os_str().len() + DEEPEST_SOCKET > SOCKET_PATH_LIMIT {
@@ -122,12 +119,7 @@ impl Layout {
 
     /// Removes what is there while a playground runs and no longer.
     pub(crate) fn clear_running(&self) -> Result<(), LayoutError> {
-        for path in [
-            self.ready_file(),
-            self.env_file(),
-            self.pid_file(),
-            self.control_socket(),
-        ] {
+        for path in [self.ready_file(), self.env_file(), self.pid_file(), self.control_socket()] {
             match fs::remove_file(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(LayoutError::Make { path, source });
@@ -267,11 +259,7 @@ pub(crate) fn write_private(path: &Path, content: &str, owner: Caller) -> io::Re
         _ => {}
     }
     let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o400)
-        .open(path)?;
+    let mut file = options.write(true).create_new(true).mode(0o400).open(path)?;
     file.write_all(content.as_bytes())?;
     give(path, owner, 0o400)
 }
@@ -313,10 +301,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let deep = folder.path().join("x".repeat(60));
         let refusal = Layout::create(&deep, Users::Single).unwrap_err();
-        assert!(
-            refusal.to_string().contains("at most 52 bytes"),
-            "{refusal}"
-        );
+        assert!(refusal.to_string().contains("at most 52 bytes"), "{refusal}");
     }
 
     #[test]

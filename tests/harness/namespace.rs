@@ -107,10 +107,8 @@ pub fn enter_if_needed() -> Result<Home, NamespaceError> {
         ("/proc/self/uid_map", format!("0 {uid} 1")),
         ("/proc/self/gid_map", format!("0 {gid} 1")),
     ] {
-        fs::write(path, content).map_err(|source| NamespaceError::Map {
-            path: path.into(),
-            source,
-        })?;
+        fs::write(path, content)
+            .map_err(|source| NamespaceError::Map { path: path.into(), source })?;
     }
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
@@ -125,10 +123,7 @@ fn hint(error: Errno) -> &'static str {
         "allow them (as root: `sysctl user.max_user_namespaces=10000`), or run this as root"
     } else if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
         "allow them (as root: `sysctl kernel.unprivileged_userns_clone=1`), or run this as root"
-    } else if is(
-        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-        "1",
-    ) {
+    } else if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
         "allow them (as root: `sysctl kernel.apparmor_restrict_unprivileged_userns=0`), or run this as root"
     } else {
         "run this as root; in a container, add `--privileged`, as its seccomp profile forbids them"
@@ -146,9 +141,7 @@ pub fn enter(layout: &Layout) -> Result<(), NamespaceError> {
         .and_then(|text| text.trim().parse::<i32>().ok())
         .filter(|pid| Path::new(&format!("/proc/{pid}")).exists());
     let Some(pid) = pid else {
-        return Err(NamespaceError::NotRunning {
-            folder: layout.root().to_owned(),
-        });
+        return Err(NamespaceError::NotRunning { folder: layout.root().to_owned() });
     };
     let failed = |source| NamespaceError::Enter { pid, source };
     let namespace = |of: &str, kind: &str| PathBuf::from(format!("/proc/{of}/ns/{kind}"));
@@ -159,10 +152,7 @@ pub fn enter(layout: &Layout) -> Result<(), NamespaceError> {
     }
     let open = |kind| File::open(namespace(&pid.to_string(), kind)).map_err(failed);
     let (user, mnt) = (open("user")?, open("mnt")?);
-    for (file, kind) in [
-        (user, CloneFlags::CLONE_NEWUSER),
-        (mnt, CloneFlags::CLONE_NEWNS),
-    ] {
+    for (file, kind) in [(user, CloneFlags::CLONE_NEWUSER), (mnt, CloneFlags::CLONE_NEWNS)] {
         setns(file, kind).map_err(|e| failed(e.into()))?;
     }
     Ok(())

@@ -106,10 +106,8 @@ pub(crate) fn become_command(
     more: &[(&str, PathBuf)],
 ) -> Result<Infallible, ShellError> {
     let file = layout.env_file();
-    let lines = fs::read_to_string(&file).map_err(|source| ShellError::Environment {
-        path: file.clone(),
-        source,
-    })?;
+    let lines = fs::read_to_string(&file)
+        .map_err(|source| ShellError::Environment { path: file.clone(), source })?;
     let shell = env::var("SHELL").unwrap_or_else(|_unset| "/bin/sh".to_owned());
     let (program, arguments) = match command.split_first() {
         Some((program, arguments)) => (program.as_str(), arguments),
@@ -127,10 +125,7 @@ pub(crate) fn become_command(
         .envs(variables)
         .envs(more.iter().map(|(key, value)| (key, value)))
         .exec();
-    Err(ShellError::Command {
-        command: program.to_owned(),
-        source,
-    })
+    Err(ShellError::Command { command: program.to_owned(), source })
 }
 
 fn find_in(path: &str, program: &str) -> Option<PathBuf> {
@@ -166,10 +161,7 @@ mod tests {
     #[test]
     fn the_path_is_put_before_the_callers() {
         let lines = "export A='1'\nexport PATH='/b':\"$PATH\"\nnonsense\n";
-        let wanted = [
-            ("A".to_owned(), "1".to_owned()),
-            ("PATH".to_owned(), "/b:/bin".to_owned()),
-        ];
+        let wanted = [("A".to_owned(), "1".to_owned()), ("PATH".to_owned(), "/b:/bin".to_owned())];
         assert_eq!(parse(lines, "/bin"), wanted);
     }
 }

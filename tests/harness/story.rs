@@ -15,10 +15,7 @@ struct Room;
 
 impl Room {
     async fn take() -> Result<Self, StoryError> {
-        ROOM.acquire()
-            .await
-            .map_err(|_closed| StoryError::NoRoom)?
-            .forget();
+        ROOM.acquire().await.map_err(|_closed| StoryError::NoRoom)?.forget();
         Ok(Self)
     }
 }
@@ -74,10 +71,7 @@ pub enum StoryError {
 /// # Errors
 /// [`StoryError`].
 pub async fn start() -> Result<Story, StoryError> {
-    let options = Options {
-        hold: Duration::from_secs(2),
-        ..Options::default()
-    };
+    let options = Options { hold: Duration::from_secs(2), ..Options::default() };
     start_with(options).await
 }
 
@@ -87,16 +81,9 @@ pub async fn start() -> Result<Story, StoryError> {
 /// [`StoryError`].
 pub async fn start_with(options: Options) -> Result<Story, StoryError> {
     let room = Room::take().await?;
-    let folder = tempfile::Builder::new()
-        .prefix("vsecm-")
-        .tempdir()
-        .map_err(StoryError::Folder)?;
+    let folder = tempfile::Builder::new().prefix("vsecm-").tempdir().map_err(StoryError::Folder)?;
     let playground = Playground::start(folder.path(), options).await?;
-    Ok(Story {
-        playground,
-        folder,
-        _room: room,
-    })
+    Ok(Story { playground, folder, _room: room })
 }
 
 impl Story {

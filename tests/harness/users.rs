@@ -79,10 +79,7 @@ fn last() -> u32 {
 
 /// This process's user and group.
 pub(crate) fn ourselves() -> Caller {
-    Caller {
-        uid: geteuid().as_raw(),
-        gid: getegid().as_raw(),
-    }
+    Caller { uid: geteuid().as_raw(), gid: getegid().as_raw() }
 }
 
 /// Whether a `uid_map` of the kernel has all of `ids`: lines of first inside, first outside, count.

@@ -36,11 +36,7 @@ async fn write(
     while !stop.load(Ordering::SeqCst) {
         let next = acknowledged.load(Ordering::SeqCst) + 1;
         let value = document(writer, next);
-        if operator
-            .put(&name, "default", value.as_bytes())
-            .await
-            .is_err()
-        {
+        if operator.put(&name, "default", value.as_bytes()).await.is_err() {
             return;
         }
         acknowledged.store(next, Ordering::SeqCst);
@@ -55,10 +51,7 @@ fn random_moment() -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_kills_lose_nothing() {
-    let options = Options {
-        svid_lifetime: Duration::from_hours(1),
-        ..Options::default()
-    };
+    let options = Options { svid_lifetime: Duration::from_hours(1), ..Options::default() };
     let story = story::start_with(options).await.unwrap();
     let counters: Vec<Arc<AtomicU64>> = (0..WRITERS).map(|_| Arc::default()).collect();
     for round in 0..KILLS {
@@ -87,9 +80,7 @@ async fn two_hundred_kills_lose_nothing() {
         for (writer, counter) in counters.iter().enumerate() {
             let acknowledged = counter.load(Ordering::SeqCst);
             let svid = workload::svid(&story, &format!("w{writer}"), "default");
-            let state = workload::fetch(&mut workload::client(&story, Some(&svid)))
-                .await
-                .unwrap();
+            let state = workload::fetch(&mut workload::client(&story, Some(&svid))).await.unwrap();
             let found = workload::document(&state).map_or(0, |bytes| {
                 let text = std::str::from_utf8(bytes).expect("a half record");
                 let number = number_in(text);
@@ -103,10 +94,7 @@ async fn two_hundred_kills_lose_nothing() {
             counter.store(found, Ordering::SeqCst);
         }
     }
-    let total: u64 = counters
-        .iter()
-        .map(|counter| counter.load(Ordering::SeqCst))
-        .sum();
+    let total: u64 = counters.iter().map(|counter| counter.load(Ordering::SeqCst)).sum();
     assert!(total > KILLS as u64, "hardly anything was written: {total}");
     story.end().await.unwrap();
 }

@@ -13,10 +13,7 @@ const CANARY: &str = "correct-horse-battery-staple";
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cli_gives_it_no_value_and_node_agent_no_trust() {
     let story = story::start().await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"1"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"1"}"#).await.unwrap();
     let pod = story.create_pod(PodSpec::new("web")).unwrap();
     pod.ready(SOON).await.unwrap();
     story.stop(Component::Safe).await.unwrap();
@@ -33,18 +30,12 @@ async fn the_cli_gives_it_no_value_and_node_agent_no_trust() {
     let event = waiting.waits(SOON).await.unwrap();
     assert!(event.contains(&met), "{event}");
     let names_it = |line: &Value| line.to_string().contains(&met);
-    story
-        .logs(Component::NodeAgent, SOON, names_it)
-        .await
-        .unwrap();
+    story.logs(Component::NodeAgent, SOON, names_it).await.unwrap();
 
     impostor.met(2).await;
     let heard = impostor.heard();
     let canary = CANARY.as_bytes();
-    assert!(
-        !heard.windows(canary.len()).any(|part| part == canary),
-        "the value was sent"
-    );
+    assert!(!heard.windows(canary.len()).any(|part| part == canary), "the value was sent");
     assert_eq!(pod.read("a").await.unwrap(), b"1");
     drop(impostor);
     story.start_component(Component::Safe).await.unwrap();

@@ -15,11 +15,7 @@ async fn the_cli_refuses_what_cannot_be_and_changes_nothing() {
         (&["-w", "web", "-s", "-"], &large, "1048576"),
         (&["-w", "no/name", "-s", "-"], b"x", "no/name"),
         (&["-w", "..", "-s", "-"], b"x", ".."),
-        (
-            &["-w", "web", "-n", "Not-A-Label", "-s", "-"],
-            b"x",
-            "Not-A-Label",
-        ),
+        (&["-w", "web", "-n", "Not-A-Label", "-s", "-"], b"x", "Not-A-Label"),
         (&["-s", "-"], b"x", "workload"),
         (&["-w", "web"], b"", "-s"),
         (&["-w", "web", "-w", "a b", "-s", "-"], b"x", "a b"),
@@ -27,11 +23,7 @@ async fn the_cli_refuses_what_cannot_be_and_changes_nothing() {
     for (args, stdin, named) in cases {
         let refused = story.safe(args, stdin).await.unwrap();
         assert_eq!(refused.code, Some(2), "{args:?}: {refused:?}");
-        assert!(
-            refused.stderr.contains(named),
-            "{args:?}: {}",
-            refused.stderr
-        );
+        assert!(refused.stderr.contains(named), "{args:?}: {}", refused.stderr);
     }
     let listed = story.safe(&["-l", "--output", "json"], b"").await.unwrap();
     assert_eq!(listed.code, Some(0), "{listed:?}");
@@ -42,10 +34,7 @@ async fn the_cli_refuses_what_cannot_be_and_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_or_malformed_attributes_are_refused_by_name() {
     let story = story::start().await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"1"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"1"}"#).await.unwrap();
     for (key, value) in [
         ("colour", "blue"),
         ("layout", "round"),
@@ -56,9 +45,7 @@ async fn unknown_or_malformed_attributes_are_refused_by_name() {
         ("optional", "perhaps"),
         ("onWithdraw", "cry"),
     ] {
-        let pod = story
-            .create_pod(PodSpec::new("web").attribute(key, value))
-            .unwrap();
+        let pod = story.create_pod(PodSpec::new("web").attribute(key, value)).unwrap();
         let event = pod.waits(SOON).await.unwrap();
         assert!(event.contains("InvalidArgument"), "{key}={value}: {event}");
         assert!(event.contains(key), "{key}={value}: {event}");
@@ -70,10 +57,7 @@ async fn unknown_or_malformed_attributes_are_refused_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_is_not_json_is_one_file() {
     let story = story::start().await.unwrap();
-    story
-        .register("web", "default", b"\x00\xffnot json\n")
-        .await
-        .unwrap();
+    story.register("web", "default", b"\x00\xffnot json\n").await.unwrap();
     let pod = story.create_pod(PodSpec::new("web")).unwrap();
     pod.ready(SOON).await.unwrap();
     assert_eq!(pod.names().await.unwrap(), ["secrets.json"]);
@@ -101,10 +85,7 @@ async fn keys_that_are_no_file_names_are_in_the_document_only_and_named_in_the_l
     let story = story::start().await.unwrap();
     let long = "k".repeat(256);
     let value = format!(r#"{{"good":"1","a/b":"2","..":"3","":"4","{long}":"5"}}"#);
-    story
-        .register("web", "default", value.as_bytes())
-        .await
-        .unwrap();
+    story.register("web", "default", value.as_bytes()).await.unwrap();
     let pod = story.create_pod(PodSpec::new("web")).unwrap();
     pod.ready(SOON).await.unwrap();
     assert_eq!(pod.names().await.unwrap(), ["good", "secrets.json"]);
@@ -126,10 +107,7 @@ async fn attributes_choose_layout_document_mode_and_group() {
     use std::os::unix::fs::MetadataExt as _;
 
     let story = story::start().await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"1"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"1"}"#).await.unwrap();
     let spec = PodSpec::new("web")
         .attribute("layout", "document")
         .attribute("document", "all.json")
@@ -142,15 +120,11 @@ async fn attributes_choose_layout_document_mode_and_group() {
     assert_eq!(metadata.mode() & 0o777, 0o400);
     is_of_group(&story, &metadata);
 
-    let plain = story
-        .create_pod(PodSpec::new("web-1").workload("web"))
-        .unwrap();
+    let plain = story.create_pod(PodSpec::new("web-1").workload("web")).unwrap();
     plain.ready(SOON).await.unwrap();
     let metadata = std::fs::metadata(plain.path().join("a")).unwrap();
     assert_eq!(metadata.mode() & 0o777, 0o444);
-    let group = story
-        .create_pod(PodSpec::new("web-2").workload("web").fs_group(4711))
-        .unwrap();
+    let group = story.create_pod(PodSpec::new("web-2").workload("web").fs_group(4711)).unwrap();
     group.ready(SOON).await.unwrap();
     let metadata = std::fs::metadata(group.path().join("a")).unwrap();
     assert_eq!(metadata.mode() & 0o777, 0o440);
@@ -161,30 +135,20 @@ async fn attributes_choose_layout_document_mode_and_group() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_optional_volume_is_ready_at_once_and_fills_when_the_secret_comes() {
     let story = story::start().await.unwrap();
-    let pod = story
-        .create_pod(PodSpec::new("web").attribute("optional", "true"))
-        .unwrap();
+    let pod = story.create_pod(PodSpec::new("web").attribute("optional", "true")).unwrap();
     pod.ready(SOON).await.unwrap();
     assert!(pod.names().await.unwrap().is_empty());
     let mut rotations = vsecm_tests::awaiting::Rotations::watch(pod.path()).unwrap();
-    story
-        .register("web", "default", br#"{"a":"1"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"1"}"#).await.unwrap();
     rotations.next(SOON).await.unwrap();
-    vsecm_tests::awaiting::until("the file", SOON, || pod.path().join("a").exists())
-        .await
-        .unwrap();
+    vsecm_tests::awaiting::until("the file", SOON, || pod.path().join("a").exists()).await.unwrap();
     story.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_by_root_in_the_pod_is_refused() {
     let story = story::start().await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"1"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"1"}"#).await.unwrap();
     let pod = story.create_pod(PodSpec::new("web")).unwrap();
     pod.ready(SOON).await.unwrap();
     let volume = pod.path();
@@ -196,10 +160,7 @@ async fn a_write_by_root_in_the_pod_is_refused() {
         std::fs::rename(volume.join("a"), volume.join("b")),
         std::os::unix::fs::symlink("x", volume.join("..data_tmp")),
     ] {
-        assert_eq!(
-            refused.unwrap_err().kind(),
-            std::io::ErrorKind::ReadOnlyFilesystem
-        );
+        assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
     }
     assert_eq!(pod.read("a").await.unwrap(), b"1");
     story.end().await.unwrap();

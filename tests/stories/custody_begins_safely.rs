@@ -13,21 +13,14 @@ use vsecm_tests::{
 
 async fn stopped() -> Story {
     let story = story::start().await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"1"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"1"}"#).await.unwrap();
     story.stop(Component::Safe).await.unwrap();
     story
 }
 
 /// Starts safe, which must refuse; what it says.
 async fn refusal(story: &Story) -> String {
-    let said = story
-        .start_component(Component::Safe)
-        .await
-        .unwrap_err()
-        .to_string();
+    let said = story.start_component(Component::Safe).await.unwrap_err().to_string();
     assert!(!story.is_running(Component::Safe));
     said
 }
@@ -81,10 +74,7 @@ async fn a_missing_or_blank_key_beside_records_is_never_replaced() {
     fs::rename(&path, &aside).unwrap();
     let said = refusal(&story).await;
     assert!(said.contains("fingerprint"), "{said}");
-    assert!(
-        !path.exists(),
-        "a new key was made beside records of another"
-    );
+    assert!(!path.exists(), "a new key was made beside records of another");
     fs::rename(&aside, &path).unwrap();
     works_again(story).await;
 }
@@ -105,10 +95,7 @@ async fn a_key_that_is_malformed_or_whose_lines_disagree_is_refused() {
     ] {
         overwrite(&path, bad.as_bytes());
         let said = refusal(&story).await;
-        assert!(
-            said.contains("root key") || said.contains(&path.display().to_string()),
-            "{said}"
-        );
+        assert!(said.contains("root key") || said.contains(&path.display().to_string()), "{said}");
         assert!(!said.contains("AGE-SECRET-KEY"), "{said}");
     }
     overwrite(&path, key.as_bytes());
@@ -122,14 +109,8 @@ async fn a_damaged_record_is_set_aside_and_the_others_are_served() {
     use crate::support::workload;
 
     let story = story::start().await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"1"}"#)
-        .await
-        .unwrap();
-    story
-        .register("db", "default", br#"{"a":"2"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"1"}"#).await.unwrap();
+    story.register("db", "default", br#"{"a":"2"}"#).await.unwrap();
     story.stop(Component::Safe).await.unwrap();
     let damaged = find(&story.layout().safe_data(), "web").expect("web has a record");
     let mut bytes = fs::read(&damaged).unwrap();
@@ -138,28 +119,18 @@ async fn a_damaged_record_is_set_aside_and_the_others_are_served() {
     overwrite(&damaged, &bytes);
     story.start_component(Component::Safe).await.unwrap();
     let svid = workload::svid(&story, "db", "default");
-    let whole = workload::fetch(&mut workload::client(&story, Some(&svid)))
-        .await
-        .unwrap();
+    let whole = workload::fetch(&mut workload::client(&story, Some(&svid))).await.unwrap();
     assert_eq!(workload::document(&whole), Some(&br#"{"a":"2"}"#[..]));
     let svid = workload::svid(&story, "web", "default");
-    match workload::fetch(&mut workload::client(&story, Some(&svid)))
-        .await
-        .unwrap()
-    {
+    match workload::fetch(&mut workload::client(&story, Some(&svid))).await.unwrap() {
         State::Absent(absent) => assert_eq!(absent.reason, Reason::Unreadable),
         State::Present(_) => panic!("a damaged record was served"),
     }
     let log = story.log(Component::Safe).unwrap();
     assert!(log.contains("\"ERROR\"") && log.contains("web"), "{log}");
     // a new value heals it
-    story
-        .register("web", "default", br#"{"a":"3"}"#)
-        .await
-        .unwrap();
-    let healed = workload::fetch(&mut workload::client(&story, Some(&svid)))
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"3"}"#).await.unwrap();
+    let healed = workload::fetch(&mut workload::client(&story, Some(&svid))).await.unwrap();
     assert_eq!(workload::document(&healed), Some(&br#"{"a":"3"}"#[..]));
     story.end().await.unwrap();
 }

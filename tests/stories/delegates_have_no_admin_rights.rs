@@ -25,9 +25,7 @@ use crate::support::{
 fn with_token<T>(message: T, token: Option<&str>) -> Request<T> {
     let mut request = Request::new(message);
     if let Some(token) = token {
-        request
-            .metadata_mut()
-            .insert(ADMIN_TOKEN, token.parse().unwrap());
+        request.metadata_mut().insert(ADMIN_TOKEN, token.parse().unwrap());
     }
     request
 }
@@ -48,15 +46,10 @@ pub(crate) async fn is_refused_everywhere(
     };
     let put = admin.put(with_token(put, token)).await.unwrap_err();
     assert_eq!(put.code(), Code::PermissionDenied, "{put:?}");
-    let delete = proto::DeleteRequest {
-        key: Some(operator::key("web", "default")),
-    };
+    let delete = proto::DeleteRequest { key: Some(operator::key("web", "default")) };
     let delete = admin.delete(with_token(delete, token)).await.unwrap_err();
     assert_eq!(delete.code(), Code::PermissionDenied, "{delete:?}");
-    let list = admin
-        .list(with_token(proto::ListRequest {}, token))
-        .await
-        .unwrap_err();
+    let list = admin.list(with_token(proto::ListRequest {}, token)).await.unwrap_err();
     assert_eq!(list.code(), Code::PermissionDenied, "{list:?}");
 
     let svid = workload::svid(story, "web", "default");
@@ -69,13 +62,9 @@ pub(crate) async fn is_refused_everywhere(
 async fn delegated(story: &Playground, selectors: Vec<Selector>) -> (Vec<u8>, Vec<u8>) {
     let endpoint = format!("unix://{}", story.layout().admin_socket().display());
     let endpoint = spiffe::transport::Endpoint::parse(&endpoint).unwrap();
-    let channel = spiffe::transport::connector::connect(&endpoint)
-        .await
-        .unwrap();
+    let channel = spiffe::transport::connector::connect(&endpoint).await.unwrap();
     let request = SubscribeToX509sviDsRequest { selectors, pid: 0 };
-    let stream = DelegatedIdentityClient::new(channel)
-        .subscribe_to_x509svi_ds(request)
-        .await;
+    let stream = DelegatedIdentityClient::new(channel).subscribe_to_x509svi_ds(request).await;
     let mut stream = stream.unwrap().into_inner();
     let message = tokio::time::timeout(SOON, stream.message());
     let mut message = message.await.unwrap().unwrap().unwrap();
@@ -90,21 +79,12 @@ async fn delegated(story: &Playground, selectors: Vec<Selector>) -> (Vec<u8>, Ve
 #[tokio::test(flavor = "multi_thread")]
 async fn sentinels_svid_without_its_token_is_refused_on_every_admin_rpc() {
     let story = story::start().await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"1"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"1"}"#).await.unwrap();
     // "if the delegate gives us selectors, we treat them as attested": all that sentinel may be known by
-    let selector = |kind: &str, value: String| Selector {
-        r#type: kind.to_owned(),
-        value,
-    };
+    let selector = |kind: &str, value: String| Selector { r#type: kind.to_owned(), value };
     let mut selectors = vec![selector("dev", "sentinel".to_owned())];
-    selectors.extend(
-        (0..=0)
-            .chain(59_200..59_300)
-            .map(|uid| selector("unix", format!("uid:{uid}"))),
-    );
+    selectors
+        .extend((0..=0).chain(59_200..59_300).map(|uid| selector("unix", format!("uid:{uid}"))));
     let (certificate, key) = delegated(&story, selectors).await;
     for token in [None, Some("00"), Some("")] {
         let identity = Identity::from_der(certificate.clone(), key.clone());

@@ -67,12 +67,7 @@ impl Stage {
                 tokio::spawn(agent.converse(connection));
             }
         });
-        let mut stage = Self {
-            services,
-            children: vec![],
-            folder,
-            duty,
-        };
+        let mut stage = Self { services, children: vec![], folder, duty };
         let keeper = stage.at("keeper");
         let agent = stage.at("agent");
         let kubelet = stage.at("kubelet");
@@ -85,9 +80,7 @@ impl Stage {
                 &own,
             ]);
         });
-        until("the keeper's socket", SOON, || keeper.exists())
-            .await
-            .unwrap();
+        until("the keeper's socket", SOON, || keeper.exists()).await.unwrap();
         stage.spawn("vsecm-csi", |command| {
             command
                 .args(["--endpoint", &endpoint, "--node-name", "n", "--hold", "2"])
@@ -99,9 +92,7 @@ impl Stage {
                 .arg(&keeper)
                 .args(["--node-agent-peer", &own, "--keeper-peer", &own]);
         });
-        until("csi's socket", SOON, || stage.at("csi").exists())
-            .await
-            .unwrap();
+        until("csi's socket", SOON, || stage.at("csi").exists()).await.unwrap();
         stage
     }
 
@@ -119,21 +110,15 @@ impl Stage {
 
     /// Orders a swap from `..1` to `..2` as soon as csi is there to take it.
     async fn order(&mut self, volume: &str) -> OrderOutcome {
-        let duty = tokio::time::timeout(SOON, self.duty.recv())
-            .await
-            .unwrap()
-            .unwrap();
+        let duty = tokio::time::timeout(SOON, self.duty.recv()).await.unwrap().unwrap();
         let order = Order {
             id: 7,
             volume: volume.parse::<VolumeId>().unwrap(),
             publish: "..2".parse().unwrap(),
         };
         duty.send(&order, &[]).await.unwrap();
-        let (reply, _none): (OrderReply, Vec<OwnedFd>) = tokio::time::timeout(SOON, duty.receive())
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        let (reply, _none): (OrderReply, Vec<OwnedFd>) =
+            tokio::time::timeout(SOON, duty.receive()).await.unwrap().unwrap().unwrap();
         assert_eq!(reply.id, 7);
         reply.outcome
     }
@@ -158,12 +143,9 @@ impl Agent {
                     self.services.lock().unwrap().push(service);
                     AgentReply::Served
                 }
-                AgentRequest::State { .. } => AgentReply::State {
-                    serving: Serving::Yes,
-                    condition: None,
-                    bytes: 0,
-                    files: 0,
-                },
+                AgentRequest::State { .. } => {
+                    AgentReply::State { serving: Serving::Yes, condition: None, bytes: 0, files: 0 }
+                }
                 AgentRequest::Detach { .. } => AgentReply::Done,
                 AgentRequest::Duty => {
                     connection.send(&AgentReply::Done, &[]).await.unwrap();
@@ -187,16 +169,10 @@ fn victim() -> TempDir {
 }
 
 fn is_untouched(victim: &Path) {
-    let mut names: Vec<_> = fs::read_dir(victim)
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
+    let mut names: Vec<_> = fs::read_dir(victim).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["..1", "precious"]);
-    assert_eq!(
-        fs::read_to_string(victim.join("precious")).unwrap(),
-        "untouched"
-    );
+    assert_eq!(fs::read_to_string(victim.join("precious")).unwrap(), "untouched");
 }
 
 /// Publishes a volume on `tree`, orders a swap, and takes the volume down again.
@@ -209,20 +185,14 @@ async fn endure(tree: Tree, victim: &Path) -> OrderOutcome {
     pod.ready(SOON).await.unwrap();
     let outcome = stage.order(&pod.volume_id()).await;
     is_untouched(victim);
-    kubelet
-        .evict(&pod, &link, Duration::from_secs(15))
-        .await
-        .unwrap();
+    kubelet.evict(&pod, &link, Duration::from_secs(15)).await.unwrap();
     assert!(mounts::below(stage.folder.path()).unwrap().is_empty());
     is_untouched(victim);
     outcome
 }
 
 fn failed(outcome: &OrderOutcome) {
-    assert!(
-        matches!(outcome, OrderOutcome::Failed { .. }),
-        "{outcome:?}"
-    );
+    assert!(matches!(outcome, OrderOutcome::Failed { .. }), "{outcome:?}");
 }
 
 /// A string that lives as long as the process: trees are shared with threads that may hang for ever.
@@ -233,9 +203,12 @@ fn forever(path: &Path) -> &'static str {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_symlink_in_place_of_the_new_version_is_not_followed() {
     let victim = victim();
-    let tree = Tree::new()
-        .with(1, "..2", 2, Node::Link(forever(victim.path())))
-        .with(1, "..1", 3, Node::Folder(vec![]));
+    let tree = Tree::new().with(1, "..2", 2, Node::Link(forever(victim.path()))).with(
+        1,
+        "..1",
+        3,
+        Node::Folder(vec![]),
+    );
     failed(&endure(tree, victim.path()).await);
 }
 
@@ -246,8 +219,7 @@ async fn names_at_the_root_that_lead_away_are_not_removed() {
     for name in [away.as_str(), "../../../precious", "..x.y"] {
         // the new version has no such name, so csi is to remove it from the root
         let mut tree = Tree::new().with(1, "..2", 2, Node::Folder(vec![]));
-        tree.nodes
-            .insert(1, Node::Folder(vec![b"..2".to_vec(), name.into()]));
+        tree.nodes.insert(1, Node::Folder(vec![b"..2".to_vec(), name.into()]));
         failed(&endure(tree, victim.path()).await);
     }
 }
@@ -263,9 +235,12 @@ async fn names_that_lead_away_are_not_taken() {
         vec![b"\xff\xfe".to_vec()],
         vec![vec![b'x'; 255], b"..".to_vec(), b"..x".to_vec()],
     ] {
-        let mut tree = Tree::new()
-            .with(1, "..2", 2, Node::Folder(names.clone()))
-            .with(1, "..1", 3, Node::Folder(names));
+        let mut tree = Tree::new().with(1, "..2", 2, Node::Folder(names.clone())).with(
+            1,
+            "..1",
+            3,
+            Node::Folder(names),
+        );
         tree.nodes.insert(9, Node::File);
         failed(&endure(tree, victim.path()).await);
     }
@@ -276,9 +251,7 @@ async fn an_endless_folder_is_not_read_to_its_end() {
     let victim = victim();
     let names = (0..100_000).map(|n| format!("f{n}").into_bytes()).collect();
     let tree =
-        Tree::new()
-            .with(1, "..2", 2, Node::Folder(names))
-            .with(1, "..1", 3, Node::Folder(vec![]));
+        Tree::new().with(1, "..2", 2, Node::Folder(names)).with(1, "..1", 3, Node::Folder(vec![]));
     failed(&endure(tree, victim.path()).await);
 }
 

@@ -12,13 +12,8 @@ use crate::support::workload;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workload_of_another_namespace_sees_nothing_and_waits() {
     let story = story::start().await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"1"}"#)
-        .await
-        .unwrap();
-    let pod = story
-        .create_pod(PodSpec::new("web").namespace("shop"))
-        .unwrap();
+    story.register("web", "default", br#"{"a":"1"}"#).await.unwrap();
+    let pod = story.create_pod(PodSpec::new("web").namespace("shop")).unwrap();
     let event = pod.waits(SOON).await.unwrap();
     assert!(event.contains("-n shop"), "{event}");
     assert!(!pod.path().join("a").exists());
@@ -37,12 +32,8 @@ async fn a_put_or_delete_touches_the_given_namespaces_only() {
     let both = ["-w", "web", "-n", "a", "-n", "b", "-s", "-"];
     let done = story.safe(&both, br#"{"k":"old"}"#).await.unwrap();
     assert_eq!(done.code, Some(0), "{}", done.stderr);
-    let in_a = story
-        .create_pod(PodSpec::new("web").namespace("a"))
-        .unwrap();
-    let in_b = story
-        .create_pod(PodSpec::new("web").namespace("b"))
-        .unwrap();
+    let in_a = story.create_pod(PodSpec::new("web").namespace("a")).unwrap();
+    let in_b = story.create_pod(PodSpec::new("web").namespace("b")).unwrap();
     in_a.ready(SOON).await.unwrap();
     in_b.ready(SOON).await.unwrap();
 

@@ -33,13 +33,8 @@ fn number_in(text: &str) -> Result<u64, String> {
 }
 
 fn read_at(folder: impl AsFd, name: &str) -> Result<String, String> {
-    let file = openat(
-        folder,
-        name,
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|e| format!("open {name}: {e}"))?;
+    let file = openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| format!("open {name}: {e}"))?;
     std::io::read_to_string(fs::File::from(file)).map_err(|e| format!("read {name}: {e}"))
 }
 
@@ -83,10 +78,7 @@ fn strike(volume: &Path, published: &AtomicU64) -> Result<(), String> {
 async fn a_thousand_rotations_are_never_seen_torn_or_late() {
     let story = story::start().await.unwrap();
     let operator = Operator::of(&story);
-    operator
-        .put("web", "default", document(0).as_bytes())
-        .await
-        .unwrap();
+    operator.put("web", "default", document(0).as_bytes()).await.unwrap();
     let pod = story.create_pod(PodSpec::new("web")).unwrap();
     pod.ready(SOON).await.unwrap();
     let published = Arc::new(AtomicU64::new(0));
@@ -94,10 +86,7 @@ async fn a_thousand_rotations_are_never_seen_torn_or_late() {
     let hammers = Hammers::start(3, pod.path(), move |volume| strike(volume, &floor));
     let mut rotations = Rotations::watch(pod.path()).unwrap();
     for number in 1..=ROTATIONS {
-        operator
-            .put("web", "default", document(number).as_bytes())
-            .await
-            .unwrap();
+        operator.put("web", "default", document(number).as_bytes()).await.unwrap();
         rotations.next(SOON).await.unwrap();
         published.store(number, Ordering::SeqCst);
     }

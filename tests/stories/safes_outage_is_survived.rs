@@ -9,14 +9,8 @@ use vsecm_tests::{
 #[tokio::test(flavor = "multi_thread")]
 async fn files_stay_during_an_outage_and_what_changed_arrives_after_it() {
     let story = story::start().await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"1"}"#)
-        .await
-        .unwrap();
-    story
-        .register("gone", "default", br#"{"a":"1"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"1"}"#).await.unwrap();
+    story.register("gone", "default", br#"{"a":"1"}"#).await.unwrap();
     let pod = story.create_pod(PodSpec::new("web")).unwrap();
     let other = story.create_pod(PodSpec::new("gone")).unwrap();
     pod.ready(SOON).await.unwrap();
@@ -26,25 +20,16 @@ async fn files_stay_during_an_outage_and_what_changed_arrives_after_it() {
 
     story.crash(Component::Safe).await.unwrap();
     let unreachable = |line: &serde_json::Value| line["level"] == "WARN";
-    story
-        .logs(Component::NodeAgent, SOON, unreachable)
-        .await
-        .unwrap();
+    story.logs(Component::NodeAgent, SOON, unreachable).await.unwrap();
     assert_eq!(pod.read("a").await.unwrap(), b"1");
     let waiting = story.create_pod(PodSpec::new("late")).unwrap();
     let event = waiting.waits(SOON).await.unwrap();
     assert!(event.to_lowercase().contains("safe"), "{event}");
 
     story.start_component(Component::Safe).await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"2"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"2"}"#).await.unwrap();
     story.unregister("gone", "default").await.unwrap();
-    story
-        .register("late", "default", br#"{"a":"3"}"#)
-        .await
-        .unwrap();
+    story.register("late", "default", br#"{"a":"3"}"#).await.unwrap();
     rotations.next(SOON).await.unwrap();
     assert_eq!(pod.read("a").await.unwrap(), b"2");
     deletions.next(SOON).await.unwrap();
@@ -58,10 +43,7 @@ async fn files_stay_during_an_outage_and_what_changed_arrives_after_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_takes_the_files_and_a_new_value_brings_them_back() {
     let story = story::start().await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"1"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"1"}"#).await.unwrap();
     let pod = story.create_pod(PodSpec::new("web")).unwrap();
     pod.ready(SOON).await.unwrap();
     story.unregister("web", "default").await.unwrap();
@@ -73,10 +55,7 @@ async fn a_deletion_takes_the_files_and_a_new_value_brings_them_back() {
     })
     .await
     .unwrap();
-    story
-        .register("web", "default", br#"{"b":"2"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"b":"2"}"#).await.unwrap();
     vsecm_tests::awaiting::until("the files", SOON, || pod.path().join("b").exists())
         .await
         .unwrap();

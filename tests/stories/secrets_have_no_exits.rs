@@ -23,36 +23,23 @@ async fn no_log_error_audit_line_command_line_environment_or_file_has_the_value(
     };
     let story = story::start_with(options).await.unwrap();
     let value = format!(r#"{{"password":"{CANARY}","a/b":"{CANARY}"}}"#);
-    story
-        .register("web", "default", value.as_bytes())
-        .await
-        .unwrap();
+    story.register("web", "default", value.as_bytes()).await.unwrap();
     let pod = story.create_pod(PodSpec::new("web")).unwrap();
     pod.ready(SOON).await.unwrap();
     assert_eq!(pod.read("password").await.unwrap(), CANARY.as_bytes());
 
     let mut rotations = Rotations::watch(pod.path()).unwrap();
     story
-        .register(
-            "web",
-            "default",
-            format!("{{\"password\":\"{SECOND}\"}}").as_bytes(),
-        )
+        .register("web", "default", format!("{{\"password\":\"{SECOND}\"}}").as_bytes())
         .await
         .unwrap();
     rotations.next(SOON).await.unwrap();
     story.crash(Component::NodeAgent).await.unwrap();
     story.crash(Component::Safe).await.unwrap();
-    let refused = story
-        .safe(&["-w", "web", "-s", "-"], CANARY.as_bytes())
-        .await
-        .unwrap();
+    let refused = story.safe(&["-w", "web", "-s", "-"], CANARY.as_bytes()).await.unwrap();
     assert_ne!(refused.code, Some(0));
     story.start_component(Component::Safe).await.unwrap();
-    let misspelt = story
-        .safe(&["-w", "no/name", "-s", CANARY], b"")
-        .await
-        .unwrap();
+    let misspelt = story.safe(&["-w", "no/name", "-s", CANARY], b"").await.unwrap();
     assert_ne!(misspelt.code, Some(0));
     let listed = story.safe(&["-l"], b"").await.unwrap();
     for said in [&refused, &misspelt, &listed] {

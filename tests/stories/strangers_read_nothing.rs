@@ -14,10 +14,7 @@ use crate::support::{attacker, workload};
 
 async fn story_with_a_secret() -> Story {
     let story = story::start().await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"1"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"1"}"#).await.unwrap();
     story
 }
 
@@ -31,10 +28,8 @@ async fn is_turned_away(story: &Playground, svid: Option<&Svid>) {
         Err(status) => status,
     };
     assert!(workload::is_broken_connection(&watched), "{watched:?}");
-    let mut admin = AdminClient::new(attacker::channel(
-        &attacker::address(story),
-        svid.map(Into::into),
-    ));
+    let mut admin =
+        AdminClient::new(attacker::channel(&attacker::address(story), svid.map(Into::into)));
     assert!(admin.list(proto::ListRequest {}).await.is_err());
 }
 
@@ -48,9 +43,7 @@ async fn a_client_without_an_svid_reads_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_svid_of_another_trust_domain_reads_nothing() {
     let story = story_with_a_secret().await;
-    let id = "spiffe://other.org/workload/web/ns/default/sa/default/n/web"
-        .parse()
-        .unwrap();
+    let id = "spiffe://other.org/workload/web/ns/default/sa/default/n/web".parse().unwrap();
     let lifetime = Lifetime::Once(Duration::from_mins(5));
     let svid = story.authority().issue(&id, lifetime).unwrap();
     is_turned_away(&story, Some(&svid)).await;
@@ -61,10 +54,7 @@ async fn an_svid_of_another_trust_domain_reads_nothing() {
 async fn an_expired_svid_reads_nothing() {
     let story = story_with_a_secret().await;
     let lifetime = Lifetime::Expired(Duration::from_secs(30));
-    let svid = story
-        .authority()
-        .issue(&workload::id("web", "default"), lifetime)
-        .unwrap();
+    let svid = story.authority().issue(&workload::id("web", "default"), lifetime).unwrap();
     is_turned_away(&story, Some(&svid)).await;
     story.end().await.unwrap();
 }
@@ -84,10 +74,7 @@ async fn node_agents_own_svid_reads_nothing_and_is_told_so() {
     };
     assert_eq!(watched.code(), Code::PermissionDenied, "{watched:?}");
     let audit = serde_json::to_string(&story.audit().unwrap()).unwrap();
-    assert!(
-        audit.contains("spiffe://vsecm.com/vsecm-node-agent"),
-        "{audit}"
-    );
+    assert!(audit.contains("spiffe://vsecm.com/vsecm-node-agent"), "{audit}");
     story.end().await.unwrap();
 }
 

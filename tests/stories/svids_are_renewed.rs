@@ -24,15 +24,9 @@ fn lines_with(story: &Story, text: &str, pod: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rotations_arrive_without_a_gap_over_many_renewals() {
-    let options = Options {
-        svid_lifetime: Duration::from_secs(4),
-        ..Options::default()
-    };
+    let options = Options { svid_lifetime: Duration::from_secs(4), ..Options::default() };
     let story = story::start_with(options).await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"0"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"0"}"#).await.unwrap();
     let pod = story.create_pod(PodSpec::new("web")).unwrap();
     pod.ready(SOON).await.unwrap();
     let mut rotations = Rotations::watch(pod.path()).unwrap();
@@ -40,10 +34,7 @@ async fn rotations_arrive_without_a_gap_over_many_renewals() {
     while lines_with(&story, "an identity was issued", "web") <= RENEWALS {
         number += 1;
         let value = format!(r#"{{"a":"{number}"}}"#);
-        story
-            .register("web", "default", value.as_bytes())
-            .await
-            .unwrap();
+        story.register("web", "default", value.as_bytes()).await.unwrap();
         rotations.next(SOON).await.unwrap();
         assert_eq!(pod.read_text("a").await.unwrap(), number.to_string());
     }
@@ -55,10 +46,7 @@ async fn rotations_arrive_without_a_gap_over_many_renewals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_outlives_the_pod_that_held_it() {
     let story = story::start().await.unwrap();
-    story
-        .register("web", "default", br#"{"a":"0"}"#)
-        .await
-        .unwrap();
+    story.register("web", "default", br#"{"a":"0"}"#).await.unwrap();
     let pod = |name: &str| story.create_pod(PodSpec::new(name).workload("web"));
     let mut before = pod("web-0").unwrap();
     before.ready(SOON).await.unwrap();
@@ -69,10 +57,7 @@ async fn a_watch_outlives_the_pod_that_held_it() {
         let mut rotations = Rotations::watch(next.path()).unwrap();
         story.delete_pod(&before, SOON).await.unwrap();
         let value = format!(r#"{{"a":"{round}"}}"#);
-        story
-            .register("web", "default", value.as_bytes())
-            .await
-            .unwrap();
+        story.register("web", "default", value.as_bytes()).await.unwrap();
         rotations.next(SOON).await.unwrap();
         assert_eq!(next.read_text("a").await.unwrap(), round.to_string());
         before = next;

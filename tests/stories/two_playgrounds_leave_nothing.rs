@@ -24,15 +24,8 @@ fn program() -> Command {
 }
 
 async fn up(folder: &Path) -> Child {
-    let child = program()
-        .arg("up")
-        .arg(folder)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    until("the file `ready`", SOON, || folder.join("ready").exists())
-        .await
-        .unwrap();
+    let child = program().arg("up").arg(folder).stdout(Stdio::null()).spawn().unwrap();
+    until("the file `ready`", SOON, || folder.join("ready").exists()).await.unwrap();
     child
 }
 
@@ -44,10 +37,7 @@ async fn succeeds(command: &mut Command, stdin: &[u8]) -> String {
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(stdin).await.unwrap();
-    let output: Output = timeout(SOON, child.wait_with_output())
-        .await
-        .unwrap()
-        .unwrap();
+    let output: Output = timeout(SOON, child.wait_with_output()).await.unwrap().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -62,33 +52,16 @@ fn inside(folder: &Path, words: &[&str]) -> Command {
 async fn is_used(folder: &Path, value: &str) {
     let register = ["safe", "-w", "web", "-n", "shop", "-s", "-"];
     succeeds(&mut inside(folder, &register), value.as_bytes()).await;
-    let create = [
-        "vsecm-playground",
-        "pod",
-        "create",
-        "web-0",
-        "--workload",
-        "web",
-        "--namespace",
-        "shop",
-    ];
+    let create =
+        ["vsecm-playground", "pod", "create", "web-0", "--workload", "web", "--namespace", "shop"];
     let printed = succeeds(&mut inside(folder, &create), b"").await;
     let volume = printed.lines().last().unwrap().to_owned();
-    assert!(
-        volume.ends_with("/volumes/kubernetes.io~csi/vsecm/mount"),
-        "{volume}"
-    );
-    assert!(
-        Path::new(&volume).starts_with(folder.join("kubelet/pods")),
-        "{volume}"
-    );
+    assert!(volume.ends_with("/volumes/kubernetes.io~csi/vsecm/mount"), "{volume}");
+    assert!(Path::new(&volume).starts_with(folder.join("kubelet/pods")), "{volume}");
     let link = folder.join("pods/shop/web-0/vsecm");
     assert_eq!(std::fs::read_link(&link).unwrap(), Path::new(&volume));
     let document = format!("{volume}/secrets.json");
-    assert_eq!(
-        succeeds(&mut inside(folder, &["cat", &document]), b"").await,
-        value
-    );
+    assert_eq!(succeeds(&mut inside(folder, &["cat", &document]), b"").await, value);
 
     let as_pod = [
         "vsecm-playground",
@@ -105,10 +78,7 @@ async fn is_used(folder: &Path, value: &str) {
     assert_eq!(succeeds(&mut inside(folder, &as_pod), b"").await, value);
     let list = ["vsecm-playground", "pod", "list"];
     let listed = succeeds(&mut inside(folder, &list), b"").await;
-    assert!(
-        listed.contains("web-0") && listed.contains("shop"),
-        "{listed}"
-    );
+    assert!(listed.contains("web-0") && listed.contains("shop"), "{listed}");
 }
 
 async fn ends(mut playground: Child, folder: &Path) {
@@ -146,21 +116,15 @@ fn sockets_below(folder: &Path) -> Vec<std::path::PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn they_run_side_by_side_and_sigterm_ends_all_of_each() {
-    let folders = [
-        TempDir::with_prefix("vsecm-a-").unwrap(),
-        TempDir::with_prefix("vsecm-b-").unwrap(),
-    ];
+    let folders =
+        [TempDir::with_prefix("vsecm-a-").unwrap(), TempDir::with_prefix("vsecm-b-").unwrap()];
     let [one, other] = folders.each_ref().map(TempDir::path);
     let (first, second) = tokio::join!(up(one), up(other));
     is_used(one, r#"{"a":"1"}"#).await;
     is_used(other, r#"{"a":"2"}"#).await;
     ends(first, one).await;
     let document = other.join("pods/shop/web-0/vsecm/a");
-    let still = succeeds(
-        &mut inside(other, &["cat", document.to_str().unwrap()]),
-        b"",
-    )
-    .await;
+    let still = succeeds(&mut inside(other, &["cat", document.to_str().unwrap()]), b"").await;
     assert_eq!(still, "2");
     ends(second, other).await;
 }

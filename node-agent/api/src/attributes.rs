@@ -68,10 +68,7 @@ fn parse_group(text: &str) -> Result<Option<u32>, AttributeError> {
     }
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     // the last number is "no group" to the kernel
-    let group = text
-        .parse()
-        .ok()
-        .filter(|group| digits && *group != u32::MAX);
+    let group = text.parse().ok().filter(|group| digits && *group != u32::MAX);
     group.map(Some).ok_or(AttributeError::Group)
 }
 
@@ -130,10 +127,7 @@ mod tests {
     fn without_attributes_the_defaults_hold() {
         let parsed = options(&HashMap::new(), "").unwrap();
         assert_eq!(parsed.document.as_str(), "secrets.json");
-        assert_eq!(
-            (parsed.layout, parsed.gate),
-            (Layout::Files, Gate::Required)
-        );
+        assert_eq!((parsed.layout, parsed.gate), (Layout::Files, Gate::Required));
         assert_eq!(parsed.mode.bits(), 0o444);
         let parsed = options(&HashMap::new(), "5").unwrap();
         assert_eq!((parsed.mode.bits(), parsed.group), (0o440, Some(5)));

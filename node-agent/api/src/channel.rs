@@ -59,10 +59,7 @@ fn seqpacket(path: &Path) -> io::Result<(OwnedFd, SocketAddrUnix)> {
     Ok((socket, SocketAddrUnix::new(path)?))
 }
 
-#[expect(
-    unsafe_code,
-    reason = "tokio offers no safe way to wait for a descriptor"
-)]
+#[expect(unsafe_code, reason = "tokio offers no safe way to wait for a descriptor")]
 fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names one open descriptor until it is dropped, and the `AsyncFd` owns it.
     unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
@@ -97,10 +94,7 @@ impl Listener {
     /// # Errors
     /// [`ChannelError::Open`].
     pub fn bind(path: &Path) -> Result<Self, ChannelError> {
-        let open = |source| ChannelError::Open {
-            path: path.to_owned(),
-            source,
-        };
+        let open = |source| ChannelError::Open { path: path.to_owned(), source };
         let bound = || {
             make_way(path)?;
             let (socket, address) = seqpacket(path)?;
@@ -110,9 +104,7 @@ impl Listener {
             listen(&socket, 128)?;
             register(socket)
         };
-        Ok(Self {
-            socket: bound().map_err(open)?,
-        })
+        Ok(Self { socket: bound().map_err(open)? })
     }
 
     /// The next connection and who dialled it. Whether the peer may talk is the caller's to decide
@@ -123,11 +115,7 @@ impl Listener {
     pub async fn accept(&self) -> Result<(Connection, Peer), ChannelError> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let accepted = loop {
-            let mut ready = self
-                .socket
-                .readable()
-                .await
-                .map_err(ChannelError::Connection)?;
+            let mut ready = self.socket.readable().await.map_err(ChannelError::Connection)?;
             let attempt =
                 ready.try_io(|socket| accept_with(socket, flags).map_err(io::Error::from));
             if let Ok(result) = attempt {
@@ -156,10 +144,7 @@ impl Connection {
     /// # Errors
     /// [`ChannelError::Open`], [`ChannelError::Stranger`].
     pub async fn dial(path: &Path, expected: &PeerRule) -> Result<Self, ChannelError> {
-        let open = |source| ChannelError::Open {
-            path: path.to_owned(),
-            source,
-        };
+        let open = |source| ChannelError::Open { path: path.to_owned(), source };
         let (socket, address) = seqpacket(path).map_err(open)?;
         // EAGAIN is a full backlog of the listener, which a Unix socket does not report by readiness
         loop {
@@ -230,9 +215,7 @@ impl Connection {
     ) -> Result<Option<(T, Vec<OwnedFd>)>, ChannelError> {
         let (bytes, descriptors, truncated) = self
             .socket
-            .async_io(tokio::io::Interest::READABLE, |socket| {
-                receive_once(socket.as_fd())
-            })
+            .async_io(tokio::io::Interest::READABLE, |socket| receive_once(socket.as_fd()))
             .await
             .map_err(ChannelError::Connection)?;
         if truncated {
@@ -286,9 +269,7 @@ fn receive_once(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>, bo
             descriptors.extend(rights);
         }
     }
-    let truncated = received
-        .flags
-        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    let truncated = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
     bytes.truncate(received.bytes);
     Ok((bytes, descriptors, truncated))
 }
@@ -313,9 +294,7 @@ mod tests {
         let (message, mut descriptors) = b.receive::<AgentRequest>().await.unwrap().unwrap();
         assert_eq!(message, AgentRequest::Duty);
         let mut text = String::new();
-        File::from(descriptors.remove(0))
-            .read_to_string(&mut text)
-            .unwrap();
+        File::from(descriptors.remove(0)).read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
     }
 
@@ -326,26 +305,17 @@ mod tests {
         assert!(b.receive::<AgentReply>().await.unwrap().is_none());
         let (a, b) = Connection::pair().unwrap();
         a.send(&"not a reply", &[]).await.unwrap();
-        assert!(matches!(
-            b.receive::<AgentReply>().await,
-            Err(ChannelError::Malformed(_))
-        ));
+        assert!(matches!(b.receive::<AgentReply>().await, Err(ChannelError::Malformed(_))));
     }
 
     #[tokio::test]
     async fn a_frame_over_the_limit_is_refused_at_both_ends() {
         let (a, b) = Connection::pair().unwrap();
         let long = "x".repeat(FRAME_LIMIT);
-        assert!(matches!(
-            a.send(&long, &[]).await,
-            Err(ChannelError::TooLarge)
-        ));
+        assert!(matches!(a.send(&long, &[]).await, Err(ChannelError::TooLarge)));
         let raw = vec![b'x'; FRAME_LIMIT + 1];
         rustix::net::send(a.socket.get_ref(), &raw, SendFlags::empty()).unwrap();
-        assert!(matches!(
-            b.receive::<String>().await,
-            Err(ChannelError::TooLarge)
-        ));
+        assert!(matches!(b.receive::<String>().await, Err(ChannelError::TooLarge)));
     }
 
     #[tokio::test]

@@ -242,10 +242,7 @@ impl Role {
     pub fn may(self, request: &KeeperRequest) -> bool {
         match request {
             KeeperRequest::ListVolumes { .. }
-            | KeeperRequest::GetVolume {
-                descriptor: Descriptor::Fuse,
-                ..
-            } => true,
+            | KeeperRequest::GetVolume { descriptor: Descriptor::Fuse, .. } => true,
             KeeperRequest::PutVolume { .. }
             | KeeperRequest::GetVolume { .. }
             | KeeperRequest::RemoveVolume { .. } => self == Self::Csi,

@@ -18,10 +18,7 @@ impl Peer {
     /// Asks the kernel who is at the other end.
     pub fn of(socket: impl AsFd) -> io::Result<Self> {
         let credentials = sockopt::socket_peercred(socket)?;
-        Ok(Self {
-            pid: credentials.pid.as_raw_nonzero().get(),
-            uid: credentials.uid.as_raw(),
-        })
+        Ok(Self { pid: credentials.pid.as_raw_nonzero().get(), uid: credentials.uid.as_raw() })
     }
 }
 

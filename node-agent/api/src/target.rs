@@ -44,10 +44,7 @@ impl Target {
             return Err(TargetError::Relative(kubelet.to_owned()));
         }
         let inside = path.strip_prefix(kubelet).and_then(|p| p.strip_prefix('/'));
-        inside.map_or_else(
-            || Err(TargetError::Elsewhere(kubelet.to_owned())),
-            str::parse,
-        )
+        inside.map_or_else(|| Err(TargetError::Elsewhere(kubelet.to_owned())), str::parse)
     }
 
     /// The folder that holds [`LEAF`], below the kubelet's.
@@ -110,11 +107,8 @@ mod tests {
             refusal("pods/1/volumes/kubernetes.io~csi/v/mount"),
             TargetError::Relative(kubelet())
         );
-        for path in [
-            KUBELET,
-            "/var/lib/kubelet2/pods/1/volumes/kubernetes.io~csi/v/mount",
-            "/etc",
-        ] {
+        for path in [KUBELET, "/var/lib/kubelet2/pods/1/volumes/kubernetes.io~csi/v/mount", "/etc"]
+        {
             assert_eq!(refusal(path), TargetError::Elsewhere(kubelet()), "{path}");
         }
     }

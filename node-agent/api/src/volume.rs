@@ -37,28 +37,19 @@ pub enum ParseError {
 }
 
 fn malformed(what: &'static str, text: &str, rule: &'static str) -> ParseError {
-    ParseError::Malformed {
-        what,
-        text: text.chars().take(80).collect(),
-        rule,
-    }
+    ParseError::Malformed { what, text: text.chars().take(80).collect(), rule }
 }
 
 fn bounded(what: &'static str, text: &str, limit: usize) -> Result<(), ParseError> {
     match text.len() {
         0 => Err(ParseError::Empty { what }),
-        length if length > limit => Err(ParseError::TooLong {
-            what,
-            length,
-            limit,
-        }),
+        length if length > limit => Err(ParseError::TooLong { what, length, limit }),
         _ => Ok(()),
     }
 }
 
 fn is_plain(text: &str) -> bool {
-    text.bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 macro_rules! noun {
@@ -309,35 +300,17 @@ mod tests {
         }
         assert!("x".repeat(256).parse::<FileName>().is_err());
         for good in ["a", ".hidden", "secrets.json", "ключ", "a b"] {
-            assert!(
-                good.parse::<FileName>().is_ok(),
-                "{good:?} must be accepted"
-            );
+            assert!(good.parse::<FileName>().is_ok(), "{good:?} must be accepted");
         }
     }
 
     #[test]
     fn a_version_folder_is_never_the_data_link() {
-        for bad in [
-            "..",
-            "..data",
-            "..data_tmp",
-            "..a/b",
-            "..a.b",
-            "v1",
-            ".v1",
-            "...v",
-        ] {
-            assert!(
-                bad.parse::<VersionDir>().is_err(),
-                "{bad:?} must be refused"
-            );
+        for bad in ["..", "..data", "..data_tmp", "..a/b", "..a.b", "v1", ".v1", "...v"] {
+            assert!(bad.parse::<VersionDir>().is_err(), "{bad:?} must be refused");
         }
         for good in ["..1", "..v-12_a"] {
-            assert!(
-                good.parse::<VersionDir>().is_ok(),
-                "{good:?} must be accepted"
-            );
+            assert!(good.parse::<VersionDir>().is_ok(), "{good:?} must be accepted");
         }
     }
 

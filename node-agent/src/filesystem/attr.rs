@@ -8,15 +8,7 @@ use crate::{inode::Kind, mirror::Attributes};
 
 /// As `stat` shows it.
 pub(super) fn attr(attributes: &Attributes) -> FileAttr {
-    let Attributes {
-        ino,
-        kind,
-        size,
-        mode,
-        group,
-        time,
-        generation: _,
-    } = *attributes;
+    let Attributes { ino, kind, size, mode, group, time, generation: _ } = *attributes;
     FileAttr {
         ino: INodeNo(ino),
         size,

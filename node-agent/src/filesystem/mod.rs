@@ -175,9 +175,7 @@ impl Filesystem for VolumeFilesystem {
             return reply.error(Errno::ESTALE);
         };
         let bytes = edition.tree().bytes(file);
-        let start = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len());
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
         let end = start.saturating_add(size as usize).min(bytes.len());
         reply.data(bytes.get(start..end).unwrap_or_default());
     }
@@ -198,9 +196,8 @@ impl Filesystem for VolumeFilesystem {
         names.sort_by_key(|(_name, attributes)| attributes.ino);
         let dots = [(ino, 1, "."), (INodeNo(ROOT), 2, "..")];
         let dots = dots.map(|(ino, at, name)| (ino, at, FileType::Directory, name));
-        let names = names
-            .into_iter()
-            .map(|(name, a)| (INodeNo(a.ino), a.ino, file_type(a.kind), name));
+        let names =
+            names.into_iter().map(|(name, a)| (INodeNo(a.ino), a.ino, file_type(a.kind), name));
         for (ino, at, kind, name) in dots.into_iter().chain(names) {
             if at > offset && reply.add(ino, at, kind, name) {
                 break;
@@ -258,9 +255,7 @@ impl Filesystem for VolumeFilesystem {
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.changed("unlink", name, reply, |mirror, name| {
-            mirror.unlink(parent.0, name)
-        });
+        self.changed("unlink", name, reply, |mirror, name| mirror.unlink(parent.0, name));
     }
 
     refuse! {

@@ -110,10 +110,7 @@ impl Chooser {
         let is_the_pods = secret.namespace.as_str() == pod.namespace.as_str()
             && agrees("sa", pod.service_account.as_str())
             && agrees("n", pod.name.as_str());
-        is_the_pods.then(|| SnapshotKey {
-            trust_domain: self.trust_domain.clone(),
-            secret,
-        })
+        is_the_pods.then(|| SnapshotKey { trust_domain: self.trust_domain.clone(), secret })
     }
 
     /// The one of `offered` that is the pod's.
@@ -126,10 +123,8 @@ impl Chooser {
         offered: &'a [T],
         id: impl Fn(&T) -> String,
     ) -> Result<Option<(&'a T, SnapshotKey)>, ChoiceError> {
-        let mut fitting: Vec<_> = offered
-            .iter()
-            .filter_map(|offer| Some((offer, self.key(pod, &id(offer))?)))
-            .collect();
+        let mut fitting: Vec<_> =
+            offered.iter().filter_map(|offer| Some((offer, self.key(pod, &id(offer))?))).collect();
         if fitting.len() > 1 {
             let ids = fitting.iter().map(|(offer, _key)| id(offer)).collect();
             return Err(ChoiceError::Ambiguous { ids });
@@ -233,9 +228,7 @@ pub(crate) mod tests {
 
     fn choose(offered: &[&str]) -> Result<Option<String>, ChoiceError> {
         let id = |id: &&str| format!("spiffe://vsecm.com/{id}");
-        let found = chooser()
-            .choose(&pod(), offered, id)?
-            .map(|(_id, key)| key.secret.to_string());
+        let found = chooser().choose(&pod(), offered, id)?.map(|(_id, key)| key.secret.to_string());
         Ok(found)
     }
 

@@ -64,19 +64,12 @@ impl SpireDelegate {
         node: String,
         chooser: Chooser,
     ) -> Result<Self, spiffe::transport::EndpointError> {
-        Ok(Self {
-            endpoint: Endpoint::parse(socket)?,
-            node,
-            chooser,
-        })
+        Ok(Self { endpoint: Endpoint::parse(socket)?, node, chooser })
     }
 
     /// Only what the kubelet and the node say, never anything that a pod's author wrote.
     fn selectors(&self, pod: &PodRef) -> Vec<Selector> {
-        let selector = |value: String| Selector {
-            r#type: "k8s".to_owned(),
-            value,
-        };
+        let selector = |value: String| Selector { r#type: "k8s".to_owned(), value };
         vec![
             selector(format!("ns:{}", pod.namespace)),
             selector(format!("sa:{}", pod.service_account)),
@@ -150,8 +143,7 @@ impl Follower {
             };
             let reason = chain(&ended);
             warn!(pod = %self.pod.name, namespace = %self.pod.namespace, reason, "the stream of identities broke, and is opened again");
-            self.sender
-                .send_modify(|standing| standing.trouble = Some(reason));
+            self.sender.send_modify(|standing| standing.trouble = Some(reason));
             tokio::select! {
                 () = self.sender.closed() => return,
                 () = tokio::time::sleep(backoff.pause()) => {}
@@ -199,13 +191,8 @@ impl Follower {
     }
 
     async fn open(&self) -> Result<Streaming<SubscribeToX509sviDsResponse>, StreamError> {
-        let channel = connect(&self.endpoint)
-            .await
-            .map_err(StreamError::Connect)?;
-        let request = SubscribeToX509sviDsRequest {
-            selectors: self.selectors.clone(),
-            pid: 0,
-        };
+        let channel = connect(&self.endpoint).await.map_err(StreamError::Connect)?;
+        let request = SubscribeToX509sviDsRequest { selectors: self.selectors.clone(), pid: 0 };
         let response = DelegatedIdentityClient::new(channel)
             .subscribe_to_x509svi_ds(request)
             .await
@@ -220,11 +207,8 @@ impl Follower {
         let id = |offer: &Offer| offer.svid.spiffe_id().to_string();
         let (issue, trouble) = match self.chooser.choose(&self.pod, &offered, id) {
             Ok(Some((offer, key))) => {
-                let identity = Identity {
-                    svid: Arc::clone(&offer.svid),
-                    key,
-                    expires: offer.expires,
-                };
+                let identity =
+                    Identity { svid: Arc::clone(&offer.svid), key, expires: offer.expires };
                 info!(pod = %self.pod.name, namespace = %self.pod.namespace, ?identity, "an identity was issued");
                 (Some(Issue::Issued(Arc::new(identity))), None)
             }
@@ -357,13 +341,9 @@ mod tests {
         let none = SubscribeToX509sviDsResponse::default();
         assert_eq!(follower.take(&none), Offered::Nothing);
         let issue = issued(&pod(), "billing");
-        follower
-            .sender
-            .send_modify(|standing| standing.issue = issue);
-        let unreadable = SubscribeToX509sviDsResponse {
-            x509_svids: vec![X509svidWithKey::default()],
-            ..none
-        };
+        follower.sender.send_modify(|standing| standing.issue = issue);
+        let unreadable =
+            SubscribeToX509sviDsResponse { x509_svids: vec![X509svidWithKey::default()], ..none };
         assert_eq!(follower.take(&unreadable), Offered::Unusable);
         let standing = receiver.borrow().clone();
         assert!(matches!(standing.issue, Issue::Issued(_)));

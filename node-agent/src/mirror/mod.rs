@@ -123,10 +123,7 @@ impl Mirror {
     /// The folder at the root that shows the version `id`.
     pub fn staged(&self, id: VersionId) -> Option<Arc<Tree>> {
         let is_it = |s: &&Edition| s.is_listed() && s.tree().source().id() == id;
-        self.editions
-            .iter()
-            .find(is_it)
-            .map(|s| Arc::clone(s.tree()))
+        self.editions.iter().find(is_it).map(|s| Arc::clone(s.tree()))
     }
 
     /// Adds a version's folder to the root, beside the one that is shown.
@@ -182,11 +179,7 @@ impl Mirror {
     /// behind, or a descriptor is held.
     pub fn lingering(&self, now: Instant) -> Vec<Arc<Tree>> {
         let lingers = |e: &&Edition| !e.is_listed() && !e.is_walked(now);
-        self.editions
-            .iter()
-            .filter(lingers)
-            .map(|edition| Arc::clone(edition.tree()))
-            .collect()
+        self.editions.iter().filter(lingers).map(|edition| Arc::clone(edition.tree())).collect()
     }
 
     /// All names that the root may have had: links and folders of all versions.
@@ -220,13 +213,11 @@ impl Mirror {
             matches!(source, Some(Source::Nothing(Nothing::Revoked)))
         };
         let recent = || self.editions.iter().rev().find(is_recent);
-        self.listed(dir)
-            .or_else(|| if is_revoked() { None } else { recent() })
+        self.listed(dir).or_else(|| if is_revoked() { None } else { recent() })
     }
 
     fn pointer_ino(&self, dir: &VersionDir) -> u64 {
-        self.numbers
-            .number(Kind::Link, dir.as_str().as_bytes(), DATA, 0)
+        self.numbers.number(Kind::Link, dir.as_str().as_bytes(), DATA, 0)
     }
 
     /// The child `name` of the folder with inode `parent`.
@@ -262,10 +253,7 @@ impl Mirror {
             // the newest first: it is asked for most
             self.editions.iter().rev().find_map(|edition| match kind {
                 Kind::Folder => (edition.tree().ino() == ino).then_some(Node::Folder(edition)),
-                Kind::File => edition
-                    .tree()
-                    .file_by_ino(ino)
-                    .map(|file| Node::File(edition, file)),
+                Kind::File => edition.tree().file_by_ino(ino).map(|file| Node::File(edition, file)),
                 Kind::Link => (self.pointer_ino(edition.tree().dir()) == ino)
                     .then_some(Node::Pointer(edition.tree().dir())),
             })
@@ -296,12 +284,9 @@ impl Mirror {
             Node::Root => (Kind::Folder, 0, self.time(), 0),
             Node::Pointer(dir) => (Kind::Link, dir.as_str().len(), self.time(), 0),
             Node::Link(name) => (Kind::Link, link_target(name).len(), self.time(), 0),
-            Node::Folder(edition) => (
-                Kind::Folder,
-                0,
-                edition.tree().time(),
-                edition.tree().source().id().generation(),
-            ),
+            Node::Folder(edition) => {
+                (Kind::Folder, 0, edition.tree().time(), edition.tree().source().id().generation())
+            }
             Node::File(edition, file) => (
                 Kind::File,
                 edition.tree().bytes(file).len(),
@@ -316,15 +301,7 @@ impl Mirror {
             Kind::File => self.looks.file_mode,
             Kind::Link => 0o777,
         };
-        Attributes {
-            ino,
-            kind,
-            size: size as u64,
-            mode,
-            group: self.looks.group,
-            time,
-            generation,
-        }
+        Attributes { ino, kind, size: size as u64, mode, group: self.looks.group, time, generation }
     }
 
     fn time(&self) -> SystemTime {
@@ -355,11 +332,7 @@ impl Mirror {
             }
             Node::Folder(edition) => {
                 let files = edition.tree().files().iter();
-                Some(
-                    files
-                        .map(|f| entry(f.name().as_str(), &Node::File(edition, f)))
-                        .collect(),
-                )
+                Some(files.map(|f| entry(f.name().as_str(), &Node::File(edition, f))).collect())
             }
             Node::Ghost(Kind::Folder) => Some(Vec::new()),
             _ => None,

@@ -17,9 +17,7 @@ fn dir(text: &str) -> VersionDir {
 fn staged(old: &str, new: &str) -> Mirror {
     let mut mirror = mirror(old);
     mirror.stage(Arc::new(tree(2, new)), Origin::Own);
-    mirror.expect(Some(Swap {
-        publish: dir("..2"),
-    }));
+    mirror.expect(Some(Swap { publish: dir("..2") }));
     mirror
 }
 
@@ -45,10 +43,7 @@ fn swap(mirror: &mut Mirror, new: &[&str], gone: &[&str]) {
 fn a_swap_shows_the_new_version_and_takes_the_old_one_away() {
     let mut mirror = staged("{\"a\":1,\"b\":2}", "{\"b\":3,\"c\":4}");
     swap(&mut mirror, &["c"], &["a"]);
-    assert_eq!(
-        names(&mirror, ROOT),
-        [DATA, "b", "c", "secrets.json", "..2"]
-    );
+    assert_eq!(names(&mirror, ROOT), [DATA, "b", "c", "secrets.json", "..2"]);
     assert_eq!(mirror.shown().unwrap().dir(), &dir("..2"));
 }
 
@@ -99,16 +94,10 @@ fn a_version_that_the_kernel_holds_is_kept() {
 fn without_a_swap_in_flight_everything_is_refused() {
     let mut mirror = mirror("{\"a\":1}");
     let folder = mirror.shown().unwrap().ino();
-    assert_eq!(
-        mirror.symlink(ROOT, DATA_TMP, "..1"),
-        Err(Refusal::ReadOnly)
-    );
+    assert_eq!(mirror.symlink(ROOT, DATA_TMP, "..1"), Err(Refusal::ReadOnly));
     assert_eq!(mirror.unlink(ROOT, "a"), Err(Refusal::ReadOnly));
     assert_eq!(mirror.unlink(folder, "a"), Err(Refusal::ReadOnly));
-    assert_eq!(
-        mirror.rename((ROOT, DATA_TMP), (ROOT, DATA)),
-        Err(Refusal::ReadOnly)
-    );
+    assert_eq!(mirror.rename((ROOT, DATA_TMP), (ROOT, DATA)), Err(Refusal::ReadOnly));
 }
 
 #[test]
@@ -148,10 +137,7 @@ fn during_a_swap_everything_else_is_refused() {
 #[test]
 fn a_link_whose_making_was_not_seen_is_not_published() {
     let mut mirror = staged("{\"a\":1}", "{\"a\":2}");
-    assert_eq!(
-        mirror.rename((ROOT, DATA_TMP), (ROOT, DATA)),
-        Err(Refusal::ReadOnly)
-    );
+    assert_eq!(mirror.rename((ROOT, DATA_TMP), (ROOT, DATA)), Err(Refusal::ReadOnly));
 }
 
 #[test]

@@ -36,14 +36,8 @@ impl Mount {
             fuse.as_raw_fd()
         );
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(
-            Some("vsecm"),
-            dir.path(),
-            Some("fuse.vsecm"),
-            flags,
-            Some(options.as_str()),
-        )
-        .unwrap();
+        mount(Some("vsecm"), dir.path(), Some("fuse.vsecm"), flags, Some(options.as_str()))
+            .unwrap();
         let fuse = OwnedFd::from(fuse);
         let kept = fuse.try_clone().unwrap();
         (Self { dir, fuse: kept }, fuse)
@@ -68,14 +62,7 @@ impl Mount {
     pub(crate) fn bind(&self, from: &Path, to: &Path) -> Bound {
         let from = from.canonicalize().unwrap();
         assert!(from.starts_with(self.root()));
-        mount(
-            Some(&from),
-            to,
-            None::<&str>,
-            MsFlags::MS_BIND,
-            None::<&str>,
-        )
-        .unwrap();
+        mount(Some(&from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
         Bound(to.to_owned())
     }
 

@@ -80,10 +80,7 @@ pub fn serve(
         Start::Resumed => resumed(filesystem, &descriptor)?,
     };
     let notifier = session.notifier();
-    let raw = session
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(SessionError::Start)?;
+    let raw = session.as_fd().try_clone_to_owned().map_err(SessionError::Start)?;
     let (ended, end) = oneshot::channel();
     thread::Builder::new()
         .name("vsecm-volume".to_owned())
@@ -147,12 +144,8 @@ fn resumed(
         return Err(SessionError::Closed);
     }
     let shaken = || {
-        let (kernel, ours) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (kernel, ours) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         send(&kernel, &init_request(), SendFlags::NOSIGNAL)?;
         // the answer goes to our end of the pair and is dropped with it
         let session = Session::from_fd(filesystem, ours, SessionACL::All, config())?;

@@ -38,9 +38,7 @@ fn rotate(view: &View, serving: &Serving, root: &Path, revision: u64, text: &str
     let publish = new.dir().clone();
     view.set(|mirror| {
         mirror.stage(Arc::clone(&new), Origin::Own);
-        mirror.expect(Some(Swap {
-            publish: publish.clone(),
-        }));
+        mirror.expect(Some(Swap { publish: publish.clone() }));
     });
     serving.forget_name(publish.as_str());
     serving.forget_listing();
@@ -78,18 +76,12 @@ fn a_volume_looks_like_a_secret_volume() {
         let (_serving, _end) = serve(&view, fuse, Start::Fresh).unwrap();
         assert_eq!(mount.text("user"), "admin");
         assert_eq!(mount.text("secrets.json"), "{\"user\":\"admin\"}");
-        assert_eq!(
-            names(mount.root()),
-            ["..7", "..data", "secrets.json", "user"]
-        );
+        assert_eq!(names(mount.root()), ["..7", "..data", "secrets.json", "user"]);
         assert_eq!(names(&mount.path("..data")), ["secrets.json", "user"]);
         let link = fs::read_link(mount.path("user")).unwrap();
         assert_eq!(link, Path::new("..data/user"));
         let file = fs::metadata(mount.path("user")).unwrap();
-        assert_eq!(
-            (file.mode() & 0o7777, file.uid(), file.len()),
-            (0o444, 0, 5)
-        );
+        assert_eq!((file.mode() & 0o7777, file.uid(), file.len()), (0o444, 0, 5));
         let root = fs::metadata(mount.root()).unwrap();
         assert_eq!(root.mode() & 0o7777, 0o755);
         assert!(fs::metadata(mount.path("missing")).is_err());
@@ -126,29 +118,14 @@ fn a_swap_shows_the_new_version_at_once_and_open_files_keep_theirs() {
         let view = view(1, "{\"a\":\"old\",\"gone\":1}", Origin::Own);
         let (serving, _end) = serve(&view, fuse, Start::Fresh).unwrap();
         assert_eq!(mount.text("a"), "old");
-        assert!(
-            fs::metadata(mount.path("..2")).is_err(),
-            "remembered as missing"
-        );
-        assert!(
-            fs::metadata(mount.path("fresh")).is_err(),
-            "remembered as missing"
-        );
+        assert!(fs::metadata(mount.path("..2")).is_err(), "remembered as missing");
+        assert!(fs::metadata(mount.path("fresh")).is_err(), "remembered as missing");
         let mut held = File::open(mount.path("a")).unwrap();
         let unread = File::open(mount.path("gone")).unwrap();
-        rotate(
-            &view,
-            &serving,
-            mount.root(),
-            2,
-            "{\"a\":\"new\",\"fresh\":2}",
-        );
+        rotate(&view, &serving, mount.root(), 2, "{\"a\":\"new\",\"fresh\":2}");
         assert_eq!(mount.text("a"), "new");
         assert_eq!(mount.text("fresh"), "2");
-        assert_eq!(
-            names(mount.root()),
-            ["..2", "..data", "a", "fresh", "secrets.json"]
-        );
+        assert_eq!(names(mount.root()), ["..2", "..data", "a", "fresh", "secrets.json"]);
         let mut text = String::new();
         held.read_to_string(&mut text).unwrap();
         assert_eq!(text, "old");

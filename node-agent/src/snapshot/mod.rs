@@ -127,21 +127,8 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError`].
     pub fn load(memfd: Arc<OwnedFd>) -> Result<Self, SnapshotError> {
-        let wire::Read {
-            key,
-            content,
-            time,
-            sequence,
-        } = wire::read(&memfd)?;
-        Ok(Self {
-            id: content.id(),
-            key,
-            content,
-            time,
-            sequence,
-            entries: OnceLock::new(),
-            memfd,
-        })
+        let wire::Read { key, content, time, sequence } = wire::read(&memfd)?;
+        Ok(Self { id: content.id(), key, content, time, sequence, entries: OnceLock::new(), memfd })
     }
 
     /// Whose version this is.
@@ -196,10 +183,7 @@ impl Snapshot {
     /// JSON object, or was registered as one document whatever is in it.
     pub(crate) fn entries(&self) -> &Entries {
         let members = || match self.content {
-            Content::Document {
-                format: Format::Raw,
-                ..
-            } => Vec::new(),
+            Content::Document { format: Format::Raw, .. } => Vec::new(),
             _ => json::members(self.document()).unwrap_or_default(),
         };
         self.entries.get_or_init(|| Entries::of(members()))
@@ -263,10 +247,7 @@ impl Content {
 
 impl Entries {
     fn of(members: Vec<json::Member>) -> Self {
-        let mut entries = Self {
-            files: Vec::with_capacity(members.len()),
-            unfit: Vec::new(),
-        };
+        let mut entries = Self { files: Vec::with_capacity(members.len()), unfit: Vec::new() };
         for json::Member { key, value } in members {
             match key.parse::<FileName>() {
                 Ok(name) => entries.files.push((name, value)),
@@ -317,10 +298,7 @@ pub(crate) mod tests {
             document: SecretValue::new(text.as_bytes().to_vec()).unwrap(),
         };
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + revision);
-        let key = SnapshotKey {
-            secret: SecretKey::parse(namespace, name).unwrap(),
-            ..key()
-        };
+        let key = SnapshotKey { secret: SecretKey::parse(namespace, name).unwrap(), ..key() };
         Snapshot::new(key, content, time, revision).unwrap()
     }
 
@@ -346,13 +324,7 @@ pub(crate) mod tests {
         let before = Snapshot::new(key(), content, SystemTime::UNIX_EPOCH, 9).unwrap();
         let after = Snapshot::load(before.memfd()).unwrap();
         assert_eq!(after.id(), before.id());
-        assert!(matches!(
-            after.content(),
-            Content::Removed {
-                removal: Removal::Deleted,
-                ..
-            }
-        ));
+        assert!(matches!(after.content(), Content::Removed { removal: Removal::Deleted, .. }));
         assert!(after.position().is_none());
     }
 

@@ -16,9 +16,7 @@ impl VersionId {
             hash.update(part);
         }
         let mut id = [0; 16];
-        id.iter_mut()
-            .zip(hash.finalize())
-            .for_each(|(to, from)| *to = from);
+        id.iter_mut().zip(hash.finalize()).for_each(|(to, from)| *to = from);
         Self(id)
     }
 
@@ -29,10 +27,7 @@ impl VersionId {
 
     /// As an inode generation.
     pub fn generation(&self) -> u64 {
-        self.0
-            .iter()
-            .take(8)
-            .fold(0, |number, byte| number << 8 | u64::from(*byte))
+        self.0.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 }
 
@@ -45,7 +40,5 @@ impl std::fmt::Debug for VersionId {
 /// A folder's name with a suffix that no other version has, for the rare case that two versions
 /// with the same revision are there at once (a store of another lineage, an expiry).
 pub fn distinct_folder(folder: &str, id: VersionId) -> Option<VersionDir> {
-    format!("{folder}-{:08x}", id.generation() >> 32)
-        .parse()
-        .ok()
+    format!("{folder}-{:08x}", id.generation() >> 32).parse().ok()
 }

@@ -62,33 +62,20 @@ pub(super) fn read(memfd: &OwnedFd) -> Result<Read, SnapshotError> {
     let bad = SnapshotError::Malformed;
     let secret = SecretKey::parse(&header.namespace, &header.name)
         .map_err(|_name| bad("the key is not one"))?;
-    let lineage: Lineage = header
-        .lineage
-        .parse()
-        .map_err(|_lineage| bad("the lineage is not one"))?;
+    let lineage: Lineage =
+        header.lineage.parse().map_err(|_lineage| bad("the lineage is not one"))?;
     let revision = Revision(header.revision);
     let content = match (header.removal, header.format.as_deref().map(parse_format)) {
-        (Some(removal), None) => Content::Removed {
-            removal,
-            lineage,
-            revision,
-        },
+        (Some(removal), None) => Content::Removed { removal, lineage, revision },
         (None, Some(Some(format))) => Content::Document {
-            position: Position {
-                lineage,
-                revision,
-                digest: Digest::of(format, &document),
-            },
+            position: Position { lineage, revision, digest: Digest::of(format, &document) },
             format,
             document: SecretValue::new(document).map_err(|_value| bad("no document"))?,
         },
         _ => return Err(bad("neither a document nor a removal")),
     };
     Ok(Read {
-        key: SnapshotKey {
-            trust_domain: header.trust_domain,
-            secret,
-        },
+        key: SnapshotKey { trust_domain: header.trust_domain, secret },
         content,
         time: SystemTime::UNIX_EPOCH + Duration::from_nanos(header.nanoseconds),
         sequence: header.sequence,
@@ -97,9 +84,7 @@ pub(super) fn read(memfd: &OwnedFd) -> Result<Read, SnapshotError> {
 
 impl Header {
     fn of(key: &SnapshotKey, content: &Content, time: SystemTime, sequence: u64) -> Self {
-        let since = time
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let (removal, format) = match content {
             Content::Document { format, .. } => (None, Some(format_name(*format).to_owned())),
             Content::Removed { removal, .. } => (Some(*removal), None),

@@ -92,11 +92,8 @@ mod tests {
 
     #[test]
     fn a_binding_survives_its_process() {
-        let binding = Binding {
-            volume: "csi-1".parse().unwrap(),
-            key: key(),
-            access: Access::Revoked,
-        };
+        let binding =
+            Binding { volume: "csi-1".parse().unwrap(), key: key(), access: Access::Revoked };
         let memfd = binding.to_memfd().unwrap();
         assert_eq!(Binding::from_memfd(&memfd), Some(binding.clone()));
         assert!(is_binding(&binding_key(&binding.volume).unwrap()));

@@ -83,9 +83,7 @@ impl std::fmt::Debug for Means {
 }
 
 fn refused(reason: impl Into<String>) -> AgentReply {
-    AgentReply::Refused {
-        reason: sentence(reason.into()),
-    }
+    AgentReply::Refused { reason: sentence(reason.into()) }
 }
 
 /// Whether the pod of a volume that a predecessor served had an identity.
@@ -100,10 +98,7 @@ fn past_of(record: &VolumeRecord, binding: Option<&Binding>) -> Past {
 impl Volumes {
     /// No volumes yet.
     pub fn new(means: Means) -> Self {
-        Self {
-            means: Arc::new(means),
-            volumes: Mutex::default(),
-        }
+        Self { means: Arc::new(means), volumes: Mutex::default() }
     }
 
     fn get(&self, volume: &VolumeId) -> Option<Arc<Volume>> {
@@ -128,19 +123,10 @@ impl Volumes {
         }
         // under the lock, so that a volume never has two owners
         let (commands, receiver) = mpsc::channel(QUEUE);
-        let (owner, status) = Owner::new(
-            record.clone(),
-            Arc::clone(&self.means),
-            binding,
-            past,
-            receiver,
-        );
+        let (owner, status) =
+            Owner::new(record.clone(), Arc::clone(&self.means), binding, past, receiver);
         tokio::spawn(owner.run());
-        let volume = Arc::new(Volume {
-            record: record.clone(),
-            commands,
-            status,
-        });
+        let volume = Arc::new(Volume { record: record.clone(), commands, status });
         volumes.insert(record.volume.clone(), Arc::clone(&volume));
         volume
     }
@@ -170,15 +156,11 @@ impl Volumes {
         };
         match gate {
             Gate::Ready => AgentReply::Ready,
-            Gate::Waiting(reason) => AgentReply::Waiting {
-                reason: sentence(reason),
-            },
+            Gate::Waiting(reason) => AgentReply::Waiting { reason: sentence(reason) },
             Gate::Withdrawn(reason) => {
                 // the pod is probably gone; should it ask again, it starts anew
                 self.detach(&record.volume).await;
-                AgentReply::Withdrawn {
-                    reason: sentence(reason),
-                }
+                AgentReply::Withdrawn { reason: sentence(reason) }
             }
         }
     }
@@ -208,11 +190,7 @@ impl Volumes {
 
     async fn start(volume: &Volume, descriptor: OwnedFd, start: Start) -> AgentReply {
         let (reply, done) = oneshot::channel();
-        let command = Command::Serve {
-            descriptor,
-            start,
-            reply,
-        };
+        let command = Command::Serve { descriptor, start, reply };
         if volume.commands.send(command).await.is_err() {
             return refused("the volume was detached meanwhile");
         }
@@ -239,10 +217,8 @@ impl Volumes {
 
     /// The state of a volume.
     pub fn state(&self, volume: &VolumeId) -> AgentReply {
-        let status = self
-            .get(volume)
-            .map(|volume| volume.status.borrow().clone())
-            .unwrap_or_default();
+        let status =
+            self.get(volume).map(|volume| volume.status.borrow().clone()).unwrap_or_default();
         AgentReply::State {
             serving: status.serving,
             condition: status.condition.map(sentence),

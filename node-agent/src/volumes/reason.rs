@@ -17,10 +17,7 @@ fn moment(time: impl Into<OffsetDateTime>) -> String {
 }
 
 fn at(absent: &Absent) -> String {
-    absent
-        .at
-        .map(moment)
-        .map_or_else(String::new, |time| format!(" at {time}"))
+    absent.at.map(moment).map_or_else(String::new, |time| format!(" at {time}"))
 }
 
 /// Why the pod has no content yet.
@@ -38,19 +35,12 @@ pub(super) fn waiting(
 
 /// The pod lost its identity.
 pub(super) fn withdrawn(pod: &PodRef) -> String {
-    let PodRef {
-        namespace, name, ..
-    } = pod;
+    let PodRef { namespace, name, .. } = pod;
     format!("SPIRE has withdrawn the identity of pod {namespace}/{name}")
 }
 
 fn for_identity(pod: &PodRef, standing: &Standing) -> String {
-    let PodRef {
-        namespace,
-        name,
-        service_account,
-        ..
-    } = pod;
+    let PodRef { namespace, name, service_account, .. } = pod;
     match &standing.trouble {
         Some(trouble) => {
             format!("no identity for pod {namespace}/{name} from SPIRE: {trouble}")
@@ -113,10 +103,7 @@ pub(super) fn condition(
     }
     if let Some(trouble) = feed.and_then(|feed| feed.trouble.as_ref()) {
         let since = moment(trouble.since);
-        parts.push(format!(
-            "Safe is unreachable since {since}: {}",
-            trouble.reason
-        ));
+        parts.push(format!("Safe is unreachable since {since}: {}", trouble.reason));
     }
     if let Some(absent) = feed.and_then(|feed| feed.absent.as_ref()) {
         parts.push(format!("Safe has no content now ({:?})", absent.reason));
@@ -151,24 +138,15 @@ mod tests {
     #[test]
     fn a_pod_without_an_entry_hears_of_it() {
         let reason = waiting(&pod(), &Standing::default(), None);
-        assert!(
-            reason.starts_with("no SPIRE entry for pod shop/db-0"),
-            "{reason}"
-        );
+        assert!(reason.starts_with("no SPIRE entry for pod shop/db-0"), "{reason}");
     }
 
     #[test]
     fn each_absence_has_its_own_sentence() {
         let sentence = |reason| for_content(&key(), &absent(reason));
         let missing = sentence(Reason::NotRegistered);
-        assert!(
-            missing.contains("no secret named billing in namespace default"),
-            "{missing}"
-        );
-        assert!(
-            missing.contains("-- safe -w billing -n default -s -"),
-            "{missing}"
-        );
+        assert!(missing.contains("no secret named billing in namespace default"), "{missing}");
+        assert!(missing.contains("-- safe -w billing -n default -s -"), "{missing}");
         assert!(sentence(Reason::Deleted).contains("was deleted at 1970-01-01T00:00:00Z"));
         assert!(sentence(Reason::Expired).contains("expired at 1970"));
         assert!(sentence(Reason::NotYetValid).contains("not valid before 1970"));
@@ -192,9 +170,6 @@ mod tests {
 
     #[test]
     fn a_volume_in_order_has_no_condition() {
-        assert_eq!(
-            condition(&pod(), &Standing::default(), Some(&Feed::default()), None),
-            None
-        );
+        assert_eq!(condition(&pod(), &Standing::default(), Some(&Feed::default()), None), None);
     }
 }

@@ -60,11 +60,7 @@ impl Shown {
         let tree = build(record, &numbers, source, taken).ok_or_else(|| {
             SessionError::Start(std::io::Error::other("the version has no folder name"))
         })?;
-        let told = if older_trees.is_empty() {
-            Told::Surely
-        } else {
-            Told::Perhaps
-        };
+        let told = if older_trees.is_empty() { Told::Surely } else { Told::Perhaps };
         let mut mirror = Mirror::new(numbers.clone(), Arc::new(tree), origin);
         for tree in older_trees {
             mirror.stage(Arc::new(tree), origin);
@@ -75,14 +71,7 @@ impl Shown {
             tokio::task::spawn_blocking(move || session::serve(&served, descriptor, start)).await;
         let (serving, end) =
             started.map_err(|e| SessionError::Start(std::io::Error::other(e)))??;
-        Ok(Self {
-            record: record.clone(),
-            numbers,
-            view,
-            serving: Arc::new(serving),
-            end,
-            told,
-        })
+        Ok(Self { record: record.clone(), numbers, view, serving: Arc::new(serving), end, told })
     }
 
     /// The version that readers see.
@@ -92,8 +81,7 @@ impl Shown {
 
     /// Whether `source` is what readers see.
     pub(super) fn shows(&self, source: &Source) -> bool {
-        self.tree()
-            .is_some_and(|tree| tree.source().id() == source.id())
+        self.tree().is_some_and(|tree| tree.source().id() == source.id())
     }
 
     /// Makes the tree ready for readers to see `source`, and says what csi is to do; `None` if
@@ -123,9 +111,7 @@ impl Shown {
 
     /// From now on csi may swap to `dir`.
     fn expect(&self, dir: &VersionDir) -> Swap {
-        let swap = Swap {
-            publish: dir.clone(),
-        };
+        let swap = Swap { publish: dir.clone() };
         self.view.set(|mirror| mirror.expect(Some(swap.clone())));
         swap
     }

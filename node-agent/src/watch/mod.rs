@@ -121,21 +121,14 @@ pub fn content_key(snapshot: &Snapshot) -> Option<ContentKey> {
         secret.namespace.as_str().as_bytes(),
         secret.name.as_str().as_bytes(),
     ]);
-    let text = format!(
-        "content-{key:?}-{:?}-{}",
-        snapshot.id(),
-        snapshot.sequence()
-    );
+    let text = format!("content-{key:?}-{:?}-{}", snapshot.id(), snapshot.sequence());
     ContentKey::try_from(text).ok()
 }
 
 impl Watches {
     /// No watches yet.
     pub fn new(means: Means) -> Self {
-        Self {
-            means: Arc::new(means),
-            watches: Mutex::default(),
-        }
+        Self { means: Arc::new(means), watches: Mutex::default() }
     }
 
     /// Takes over what a predecessor had deposited, the oldest first.
@@ -143,9 +136,7 @@ impl Watches {
         for snapshot in snapshots {
             let watch = self.watch(&mut locked(&self.watches), snapshot.key());
             locked(&watch.versions).push(Arc::clone(&snapshot));
-            watch
-                .feed
-                .send_modify(|feed| feed.snapshot = Some(snapshot));
+            watch.feed.send_modify(|feed| feed.snapshot = Some(snapshot));
         }
     }
 

@@ -78,10 +78,7 @@ impl Watch {
     fn trouble(&self, reason: String) {
         self.feed.send_modify(|feed| {
             let since = feed.trouble.take().map(|trouble| trouble.since);
-            feed.trouble = Some(Trouble {
-                since: since.unwrap_or_else(SystemTime::now),
-                reason,
-            });
+            feed.trouble = Some(Trouble { since: since.unwrap_or_else(SystemTime::now), reason });
         });
     }
 
@@ -139,15 +136,8 @@ impl Watch {
             return Some(Instant::now());
         };
         let is_renewal = next.svid.spiffe_id() == identity.svid.spiffe_id();
-        let spread = if is_renewal {
-            RENEWAL_JITTER
-        } else {
-            TAKE_OVER_JITTER
-        };
-        let left = identity
-            .expires
-            .duration_since(SystemTime::now())
-            .unwrap_or_default();
+        let spread = if is_renewal { RENEWAL_JITTER } else { TAKE_OVER_JITTER };
+        let left = identity.expires.duration_since(SystemTime::now()).unwrap_or_default();
         Some(Instant::now() + jitter(spread.min(left / 2)))
     }
 
@@ -158,9 +148,8 @@ impl Watch {
         let base = tls.borrow().clone().ok_or(Broken::NoOwnIdentity)?;
         let channel = channel(&self.means.address, base.with_identity(identity)?)?;
         let have = self.feed.borrow().snapshot.clone();
-        let request = WatchRequest {
-            have: have.as_deref().and_then(Snapshot::position).map(Into::into),
-        };
+        let request =
+            WatchRequest { have: have.as_deref().and_then(Snapshot::position).map(Into::into) };
         let mut client = SecretsClient::new(channel.clone());
         let response = timeout(OPEN_WAIT, client.watch(request))
             .await
@@ -189,11 +178,7 @@ impl Watch {
                 }
                 self.feed.send_modify(|feed| feed.absent = Some(absent));
             }
-            Verdict::Show {
-                content,
-                time,
-                absent,
-            } => {
+            Verdict::Show { content, time, absent } => {
                 let sequence = next_sequence(held.as_deref());
                 match Snapshot::new(self.key.clone(), content, time, sequence) {
                     Ok(snapshot) => {
@@ -212,9 +197,7 @@ impl Watch {
 
 /// Nanoseconds since 1970, and always more than before.
 fn next_sequence(held: Option<&Snapshot>) -> u64 {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
     held.map_or(now, |held| now.max(held.sequence().saturating_add(1)))
 }

@@ -122,11 +122,7 @@ mod tests {
             };
             assert!(matches!(content, Content::Removed { .. }));
         }
-        for reason in [
-            Reason::NotRegistered,
-            Reason::NotYetValid,
-            Reason::Unreadable,
-        ] {
+        for reason in [Reason::NotRegistered, Reason::NotYetValid, Reason::Unreadable] {
             let verdict = judge(Some(&held), absent(reason));
             assert!(matches!(verdict, Verdict::KeepAgainst(_)), "{reason:?}");
         }

@@ -69,10 +69,7 @@ impl FromStr for Address {
         if host.is_empty() || port == 0 {
             return Err(refused());
         }
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
+        Ok(Self { host: host.to_owned(), port })
     }
 }
 
@@ -144,10 +141,7 @@ pub fn chain(error: &(dyn StdError + 'static)) -> String {
             parts.push(text);
         }
         // an io::Error that wraps another error hides it from source()
-        next = match cause
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
+        next = match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(inner) => Some(inner as &(dyn StdError + 'static)),
             None => cause.source(),
         };

@@ -88,13 +88,7 @@ impl Digest {
             Format::Raw => b"raw\0",
             Format::Yaml => b"yaml\0",
         };
-        Self(
-            Sha256::new()
-                .chain_update(tag)
-                .chain_update(document)
-                .finalize()
-                .into(),
-        )
+        Self(Sha256::new().chain_update(tag).chain_update(document).finalize().into())
     }
 
     /// The 32 bytes.
@@ -108,9 +102,7 @@ impl TryFrom<&[u8]> for Digest {
 
     fn try_from(bytes: &[u8]) -> Result<Self, PositionError> {
         let length = bytes.len();
-        let digest = bytes
-            .try_into()
-            .map_err(|_length| PositionError::Digest(length))?;
+        let digest = bytes.try_into().map_err(|_length| PositionError::Digest(length))?;
         Ok(Self(digest))
     }
 }

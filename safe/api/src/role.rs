@@ -122,10 +122,7 @@ fn id_start(trust_domain: &str) -> String {
 }
 
 fn compile(variable: &'static str, text: &str) -> Result<Regex, PatternError> {
-    Regex::new(text).map_err(|e| PatternError::Syntax {
-        variable,
-        source: Box::new(e),
-    })
+    Regex::new(text).map_err(|e| PatternError::Syntax { variable, source: Box::new(e) })
 }
 
 /// Yields the key (namespace, name) that stands in a workload's SPIFFE ID.
@@ -164,11 +161,7 @@ impl NamePattern {
             .find_map(|(group, name)| name.is_none().then_some(group))
             .ok_or(PatternError::Name { variable })?;
         let start = id_start(trust_domain);
-        Ok(Self {
-            start,
-            regex,
-            name_group,
-        })
+        Ok(Self { start, regex, name_group })
     }
 
     /// The key, or `None` if the ID does not fit, or if name or namespace is not a whole segment
@@ -203,10 +196,7 @@ fn with_namespace_group(variable: &'static str, text: &str) -> Result<String, Pa
         .filter_map(|(at, _)| text.get(at..)?.starts_with(MARK).then_some(at))
         .collect();
     let (1, Some(start)) = (starts.len(), starts.first()) else {
-        return Err(PatternError::Namespace {
-            variable,
-            found: starts.len(),
-        });
+        return Err(PatternError::Namespace { variable, found: starts.len() });
     };
     let (head, tail) = text.split_at(start + MARK.len());
     let mut in_class = false;
@@ -294,23 +284,15 @@ mod tests {
     #[test]
     fn the_defaults_tell_the_roles_apart() {
         let role = |id: &str| patterns().role(&format!("spiffe://vsecm.com/{id}"));
-        assert_eq!(
-            role("workload/vsecm-safe/ns/vsecm-system/sa/vsecm-safe/n/p"),
-            Role::Safe
-        );
+        assert_eq!(role("workload/vsecm-safe/ns/vsecm-system/sa/vsecm-safe/n/p"), Role::Safe);
         assert_eq!(
             role("workload/vsecm-sentinel/ns/vsecm-system/sa/vsecm-sentinel/n/p"),
             Role::Sentinel
         );
-        assert_eq!(
-            role("workload/db/ns/shop/sa/db/n/db-0"),
-            Role::Workload(key("shop", "db"))
-        );
-        for stranger in [
-            "vsecm-node-agent",
-            "workload/db/ns/shop",
-            "workload/db/ns/shop/sa/a/n/b/c",
-        ] {
+        assert_eq!(role("workload/db/ns/shop/sa/db/n/db-0"), Role::Workload(key("shop", "db")));
+        for stranger in
+            ["vsecm-node-agent", "workload/db/ns/shop", "workload/db/ns/shop/sa/a/n/b/c"]
+        {
             assert_eq!(role(stranger), Role::Stranger, "{stranger}");
         }
         for domain in ["other.org", "vsecmxcom"] {
@@ -336,20 +318,14 @@ mod tests {
     fn the_namespace_may_stand_before_the_name() {
         let pattern =
             NamePattern::parse("^spiffe://aegis.ist/ns/[^/]+/sa/([^/]+)$", "aegis.ist").unwrap();
-        assert_eq!(
-            pattern.key("spiffe://aegis.ist/ns/shop/sa/db"),
-            Some(key("shop", "db"))
-        );
+        assert_eq!(pattern.key("spiffe://aegis.ist/ns/shop/sa/db"), Some(key("shop", "db")));
     }
 
     #[test]
     fn a_named_group_says_the_namespace() {
         let text = "^spiffe://vsecm.com/(?P<namespace>[^/]+)/([^/]+)$";
         let pattern = NamePattern::parse(text, "vsecm.com").unwrap();
-        assert_eq!(
-            pattern.key("spiffe://vsecm.com/shop/db"),
-            Some(key("shop", "db"))
-        );
+        assert_eq!(pattern.key("spiffe://vsecm.com/shop/db"), Some(key("shop", "db")));
     }
 
     #[test]
@@ -363,10 +339,7 @@ mod tests {
             "^spiffe://vsecm.com/ns/[^/+/sa/([^/]+)$",
         ] {
             let refusal = NamePattern::parse(bad, "vsecm.com").unwrap_err();
-            assert!(
-                refusal.to_string().contains(NAME_PATTERN),
-                "{bad}: {refusal}"
-            );
+            assert!(refusal.to_string().contains(NAME_PATTERN), "{bad}: {refusal}");
         }
     }
 
@@ -375,11 +348,7 @@ mod tests {
         let text = "^spiffe://vsecm.com/workload/([a-z])[^/]*/ns/[^/]+$";
         let pattern = NamePattern::parse(text, "vsecm.com").unwrap();
         assert_eq!(pattern.key("spiffe://vsecm.com/workload/ab/ns/shop"), None);
-        assert!(
-            pattern
-                .key("spiffe://vsecm.com/workload/a/ns/shop")
-                .is_some()
-        );
+        assert!(pattern.key("spiffe://vsecm.com/workload/a/ns/shop").is_some());
     }
 
     #[test]

@@ -60,9 +60,7 @@ mod tests {
         assert!(SecretValue::new(vec![0; VALUE_LIMIT]).is_ok());
         assert_eq!(
             SecretValue::new(vec![0; VALUE_LIMIT + 1]).err(),
-            Some(ValueError::TooLong {
-                length: VALUE_LIMIT + 1
-            })
+            Some(ValueError::TooLong { length: VALUE_LIMIT + 1 })
         );
     }
 }

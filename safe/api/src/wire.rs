@@ -57,9 +57,7 @@ pub fn time(stamp: &prost_types::Timestamp) -> Result<OffsetDateTime, WireError>
     let nanoseconds = i64::from(stamp.nanos);
     let whole =
         OffsetDateTime::from_unix_timestamp(stamp.seconds).map_err(|_range| WireError::Time)?;
-    whole
-        .checked_add(::time::Duration::nanoseconds(nanoseconds))
-        .ok_or(WireError::Time)
+    whole.checked_add(::time::Duration::nanoseconds(nanoseconds)).ok_or(WireError::Time)
 }
 
 fn optional(stamp: Option<&prost_types::Timestamp>) -> Result<Option<OffsetDateTime>, WireError> {
@@ -68,10 +66,7 @@ fn optional(stamp: Option<&prost_types::Timestamp>) -> Result<Option<OffsetDateT
 
 impl From<&SecretKey> for proto::SecretKey {
     fn from(key: &SecretKey) -> Self {
-        Self {
-            namespace: key.namespace.to_string(),
-            name: key.name.to_string(),
-        }
+        Self { namespace: key.namespace.to_string(), name: key.name.to_string() }
     }
 }
 
@@ -124,10 +119,7 @@ pub fn format(number: i32) -> Result<Format, WireError> {
         Ok(proto::Format::Unspecified | proto::Format::Json) => Ok(Format::Json),
         Ok(proto::Format::Raw) => Ok(Format::Raw),
         Ok(proto::Format::Yaml) => Ok(Format::Yaml),
-        Err(_unknown) => Err(WireError::Unknown {
-            field: "format",
-            number,
-        }),
+        Err(_unknown) => Err(WireError::Unknown { field: "format", number }),
     }
 }
 
@@ -155,10 +147,7 @@ pub fn reason(number: i32) -> Result<Option<Reason>, WireError> {
         Ok(proto::Reason::Expired) => Ok(Some(Reason::Expired)),
         Ok(proto::Reason::NotYetValid) => Ok(Some(Reason::NotYetValid)),
         Ok(proto::Reason::Unreadable) => Ok(Some(Reason::Unreadable)),
-        Err(_unknown) => Err(WireError::Unknown {
-            field: "reason",
-            number,
-        }),
+        Err(_unknown) => Err(WireError::Unknown { field: "reason", number }),
     }
 }
 
@@ -181,23 +170,14 @@ impl TryFrom<proto::Snapshot> for Snapshot {
 
     fn try_from(snapshot: proto::Snapshot) -> Result<Self, WireError> {
         let document = SecretValue::new(snapshot.document)?;
-        let position: Position = snapshot
-            .position
-            .as_ref()
-            .ok_or(WireError::Missing("position"))?
-            .try_into()?;
+        let position: Position =
+            snapshot.position.as_ref().ok_or(WireError::Missing("position"))?.try_into()?;
         let format = format(snapshot.format)?;
         if Digest::of(format, document.expose()) != position.digest {
             return Err(WireError::Corrupt);
         }
-        let created = snapshot
-            .created
-            .as_ref()
-            .ok_or(WireError::Missing("created"))?;
-        let updated = snapshot
-            .updated
-            .as_ref()
-            .ok_or(WireError::Missing("updated"))?;
+        let created = snapshot.created.as_ref().ok_or(WireError::Missing("created"))?;
+        let updated = snapshot.updated.as_ref().ok_or(WireError::Missing("updated"))?;
         Ok(Self {
             position,
             document,
@@ -227,10 +207,7 @@ impl TryFrom<&proto::Absent> for Absent {
     type Error = WireError;
 
     fn try_from(absent: &proto::Absent) -> Result<Self, WireError> {
-        let position = absent
-            .position
-            .as_ref()
-            .ok_or(WireError::Missing("position"))?;
+        let position = absent.position.as_ref().ok_or(WireError::Missing("position"))?;
         let reason = reason(absent.reason)?.ok_or(WireError::Missing("reason"))?;
         let lineage: Lineage = position.lineage.parse()?;
         Ok(Self {
@@ -317,9 +294,6 @@ mod tests {
                 digest: vec![],
             }),
         };
-        assert!(matches!(
-            Absent::try_from(&absent),
-            Err(WireError::Unknown { .. })
-        ));
+        assert!(matches!(Absent::try_from(&absent), Err(WireError::Unknown { .. })));
     }
 }

@@ -15,10 +15,7 @@ use crate::{
 /// Who is told when a record is durable.
 pub(super) enum Waiting {
     Put(oneshot::Sender<Result<Revision, WriteError>>, Revision),
-    Delete(
-        oneshot::Sender<Result<Option<Revision>, WriteError>>,
-        Option<Revision>,
-    ),
+    Delete(oneshot::Sender<Result<Option<Revision>, WriteError>>, Option<Revision>),
 }
 
 impl Waiting {
@@ -47,9 +44,7 @@ pub(super) type Batch = BTreeMap<SecretKey, Change>;
 pub(super) type Persisted = Vec<(SecretKey, Change, Result<(), String>)>;
 
 pub(super) fn add(batch: &mut Batch, key: SecretKey, entry: Entry, waiting: Waiting) {
-    let mut all = batch
-        .remove(&key)
-        .map_or_else(Vec::new, |change| change.waiting);
+    let mut all = batch.remove(&key).map_or_else(Vec::new, |change| change.waiting);
     all.push(waiting);
     let waiting = all;
     batch.insert(key, Change { entry, waiting });
@@ -62,10 +57,7 @@ pub(super) fn persist(sealer: &Sealer, store: &dyn Store, batch: Batch) -> Persi
     let mut outcomes: BTreeMap<SecretKey, Result<(), String>> = BTreeMap::new();
     for (key, result) in batch.keys().zip(results) {
         match result {
-            Ok(bytes) => writes.push(Write {
-                key: key.clone(),
-                sealed: bytes,
-            }),
+            Ok(bytes) => writes.push(Write { key: key.clone(), sealed: bytes }),
             Err(error) => {
                 outcomes.insert(key.clone(), Err(chain(&error)));
             }
@@ -96,16 +88,13 @@ fn seal_all(sealer: &Sealer, batch: &Batch) -> Vec<Result<Vec<u8>, SealError>> {
             .map(|chunk| {
                 scope.spawn(|| {
                     let each = chunk.iter();
-                    each.map(|(key, change)| sealer.seal(key, &change.entry))
-                        .collect::<Vec<_>>()
+                    each.map(|(key, change)| sealer.seal(key, &change.entry)).collect::<Vec<_>>()
                 })
             })
             .collect();
-        let shares = workers.into_iter().map(|worker| {
-            worker
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
+        let shares = workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         shares.flatten().collect()
     })
 }

@@ -60,10 +60,7 @@ pub(super) fn listed(key: &SecretKey, slot: &Slot, now: OffsetDateTime) -> Optio
         updated: Some(version.updated),
         not_before: version.not_before,
         expires: version.expires,
-        size: version
-            .document
-            .as_ref()
-            .map_or(0, |document| document.size()),
+        size: version.document.as_ref().map_or(0, |document| document.size()),
         absent,
     })
 }

@@ -54,15 +54,8 @@ pub enum WriteError {
 }
 
 enum Command {
-    Put {
-        key: SecretKey,
-        draft: Draft,
-        reply: oneshot::Sender<Result<Revision, WriteError>>,
-    },
-    Delete {
-        key: SecretKey,
-        reply: oneshot::Sender<Result<Option<Revision>, WriteError>>,
-    },
+    Put { key: SecretKey, draft: Draft, reply: oneshot::Sender<Result<Revision, WriteError>> },
+    Delete { key: SecretKey, reply: oneshot::Sender<Result<Option<Revision>, WriteError>> },
 }
 
 /// The way to the custodian.
@@ -126,13 +119,8 @@ pub fn start(
     }
     let (writes, write_queue) = mpsc::channel(QUEUE);
     let (lists, list_queue) = mpsc::channel(1);
-    let custodian = Custodian {
-        vault,
-        revision,
-        sealer: Arc::new(sealer),
-        store,
-        feed: Arc::clone(&feed),
-    };
+    let custodian =
+        Custodian { vault, revision, sealer: Arc::new(sealer), store, feed: Arc::clone(&feed) };
     let task = tokio::spawn(custodian.run(write_queue, list_queue));
     (Handle { writes, lists }, feed, task)
 }
@@ -198,9 +186,7 @@ impl Custodian {
             return None;
         }
         let (sealer, store) = (Arc::clone(&self.sealer), Arc::clone(&self.store));
-        Some(tokio::task::spawn_blocking(move || {
-            persist(&sealer, &*store, batch)
-        }))
+        Some(tokio::task::spawn_blocking(move || persist(&sealer, &*store, batch)))
     }
 
     /// The state that the next command on this key starts from.
@@ -256,12 +242,7 @@ impl Custodian {
             self.revision = self.revision.next();
             let (revision, at) = (self.revision, now);
             let tombstone = Entry::Deleted { revision, at };
-            add(
-                batch,
-                key,
-                tombstone,
-                Waiting::Delete(reply, Some(revision)),
-            );
+            add(batch, key, tombstone, Waiting::Delete(reply, Some(revision)));
         } else if let Some(change) = batch.get_mut(&key) {
             // deleted by a command before this one, whose fate this answer shares
             change.waiting.push(Waiting::Delete(reply, None));
@@ -291,9 +272,7 @@ impl Custodian {
     fn list(&self) -> Vec<Listed> {
         let now = OffsetDateTime::now_utc();
         let slots = self.vault.iter();
-        slots
-            .filter_map(|(key, slot)| listed(key, slot, now))
-            .collect()
+        slots.filter_map(|(key, slot)| listed(key, slot, now)).collect()
     }
 }
 

@@ -77,16 +77,12 @@ fn draft(value: &str) -> Draft {
 
 fn begin(disk: &Arc<Disk>) -> (Handle, Arc<Feed>, JoinHandle<()>) {
     let sealer = Sealer::new(RootKey::generate().unwrap());
-    let recovered = Recovered {
-        vault: Vault::default(),
-        revision: Revision(0),
-    };
+    let recovered = Recovered { vault: Vault::default(), revision: Revision(0) };
     start(recovered, sealer, Arc::clone(disk) as Arc<dyn Store>)
 }
 
 fn outcome(feed: &Feed, name: &str) -> &'static str {
-    feed.current(&key(name), OffsetDateTime::now_utc())
-        .outcome()
+    feed.current(&key(name), OffsetDateTime::now_utc()).outcome()
 }
 
 #[tokio::test]
@@ -130,11 +126,7 @@ async fn writes_that_come_meanwhile_share_a_batch() {
     }
     revisions.sort_unstable();
     assert_eq!(revisions, (1..=50).collect::<Vec<_>>());
-    assert!(
-        disk.batches.lock().unwrap().len() < 25,
-        "{:?}",
-        disk.batches
-    );
+    assert!(disk.batches.lock().unwrap().len() < 25, "{:?}", disk.batches);
     drop(handle);
     task.await.unwrap();
 }
@@ -144,18 +136,12 @@ async fn a_full_disk_changes_nothing_and_gives_no_revision_twice() {
     let disk = Disk::new();
     let (handle, feed, _task) = begin(&disk);
     handle.put(key("a"), draft("x")).await.unwrap();
-    disk.is_full
-        .store(true, std::sync::atomic::Ordering::SeqCst);
+    disk.is_full.store(true, std::sync::atomic::Ordering::SeqCst);
     let refusal = handle.put(key("a"), draft("y")).await.unwrap_err();
     assert!(matches!(refusal, WriteError::NotDurable(_)), "{refusal}");
     assert!(handle.delete(key("a")).await.is_err());
-    assert_eq!(
-        feed.current(&key("a"), OffsetDateTime::now_utc())
-            .revision(),
-        Revision(1)
-    );
-    disk.is_full
-        .store(false, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(feed.current(&key("a"), OffsetDateTime::now_utc()).revision(), Revision(1));
+    disk.is_full.store(false, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(handle.put(key("a"), draft("y")).await.unwrap(), Revision(4));
 }
 
@@ -180,11 +166,7 @@ async fn a_pending_version_and_an_expiry_come_by_themselves() {
     let (handle, feed, _task) = begin(&disk);
     let soon =
         |milliseconds| OffsetDateTime::now_utc() + time::Duration::milliseconds(milliseconds);
-    let pending = Draft {
-        not_before: Some(soon(300)),
-        expires: Some(soon(900)),
-        ..draft("later")
-    };
+    let pending = Draft { not_before: Some(soon(300)), expires: Some(soon(900)), ..draft("later") };
     handle.put(key("a"), pending).await.unwrap();
     let mut states = feed.watch(&key("a"));
     let mut seen = vec![states.borrow_and_update().outcome()];
@@ -195,10 +177,7 @@ async fn a_pending_version_and_an_expiry_come_by_themselves() {
     // a slow machine may show only the newest of them
     let all = ["not yet valid", "delivered", "expired"];
     seen.dedup();
-    assert!(
-        all.ends_with(&seen) || seen == ["not yet valid", "expired"],
-        "{seen:?}"
-    );
+    assert!(all.ends_with(&seen) || seen == ["not yet valid", "expired"], "{seen:?}");
     let listed = handle.list().await.unwrap();
     assert_eq!(listed[0].absent, Some(Reason::Expired));
 }
@@ -212,10 +191,7 @@ async fn an_unreadable_secret_can_be_registered_again() {
     let recovered = recover(&*disk, &sealer, found, OffsetDateTime::now_utc()).unwrap();
     let (handle, feed, _task) = start(recovered, sealer, Arc::clone(&disk) as Arc<dyn Store>);
     assert_eq!(outcome(&feed, "a"), "unreadable");
-    assert_eq!(
-        handle.list().await.unwrap()[0].absent,
-        Some(Reason::Unreadable)
-    );
+    assert_eq!(handle.list().await.unwrap()[0].absent, Some(Reason::Unreadable));
     handle.put(key("a"), draft("x")).await.unwrap();
     assert_eq!(outcome(&feed, "a"), "delivered");
 }

@@ -77,11 +77,9 @@ async fn put(
 ) -> Result<PutResponse, Status> {
     let key = key(request.key.as_ref());
     let written = match (&key, draft(request)) {
-        (Ok(key), Ok(draft)) => services
-            .custodian
-            .put(key.clone(), draft)
-            .await
-            .map_err(|e| status::from_write(&e)),
+        (Ok(key), Ok(draft)) => {
+            services.custodian.put(key.clone(), draft).await.map_err(|e| status::from_write(&e))
+        }
         (Err(refusal), _) => Err(status::from_wire(refusal)),
         (_, Err(refusal)) => Err(status::from_wire(&refusal)),
     };
@@ -103,11 +101,7 @@ async fn delete(
 ) -> Result<DeleteResponse, Status> {
     let key = key(request.key.as_ref());
     let written = match &key {
-        Ok(key) => services
-            .custodian
-            .delete(key.clone())
-            .await
-            .map_err(|e| status::from_write(&e)),
+        Ok(key) => services.custodian.delete(key.clone()).await.map_err(|e| status::from_write(&e)),
         Err(refusal) => Err(status::from_wire(refusal)),
     };
     let about = About {
@@ -151,8 +145,7 @@ impl Admin for AdminService {
 }
 
 fn key(key: Option<&proto::SecretKey>) -> Result<SecretKey, WireError> {
-    key.ok_or(WireError::Missing("key"))
-        .and_then(SecretKey::try_from)
+    key.ok_or(WireError::Missing("key")).and_then(SecretKey::try_from)
 }
 
 fn draft(request: PutRequest) -> Result<Draft, WireError> {
@@ -240,9 +233,7 @@ mod tests {
             value: b"x".to_vec(),
             ..PutRequest::default()
         });
-        request
-            .extensions_mut()
-            .insert(Admitted(caller, Action::Put));
+        request.extensions_mut().insert(Admitted(caller, Action::Put));
         let service = AdminService::new(Arc::new(services()));
         // sent, and gone
         assert!(service.put(request).now_or_never().is_none());
@@ -252,8 +243,6 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), audited)
-            .await
-            .expect("an audit line");
+        tokio::time::timeout(Duration::from_secs(10), audited).await.expect("an audit line");
     }
 }

@@ -197,28 +197,14 @@ impl Services {
         let checked = self.proof.check(token, &caller.peer.id).await;
         checked.map_err(|error| {
             let reason = error.to_string();
-            caller.audit(
-                action,
-                &About {
-                    context: &reason,
-                    ..About::default()
-                },
-                "refused",
-            );
+            caller.audit(action, &About { context: &reason, ..About::default() }, "refused");
             status::from_proof(&error)
         })
     }
 }
 
 fn refused(caller: &Caller, action: Action, reason: &'static str) -> Status {
-    let about = About {
-        context: reason,
-        ..About::default()
-    };
+    let about = About { context: reason, ..About::default() };
     caller.audit(action, &about, "refused");
-    Status::permission_denied(format!(
-        "{} may not {}: {reason}",
-        caller.actor,
-        action.word()
-    ))
+    Status::permission_denied(format!("{} may not {}: {reason}", caller.actor, action.word()))
 }

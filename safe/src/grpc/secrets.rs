@@ -69,11 +69,7 @@ impl SecretsService {
     fn fetch(&self, caller: &Caller) -> Result<Body, Status> {
         let key = self.0.own_key(caller, Action::Fetch)?;
         let state = self.0.feed.current(&key, OffsetDateTime::now_utc());
-        let about = About {
-            secret: Some(&key),
-            revision: Some(state.revision()),
-            context: "",
-        };
+        let about = About { secret: Some(&key), revision: Some(state.revision()), context: "" };
         caller.audit(Action::Fetch, &about, state.outcome());
         Ok(whole(state.frame()))
     }
@@ -88,24 +84,14 @@ impl SecretsService {
             }
             _nothing => None,
         };
-        caller.audit(
-            Action::Watch,
-            &About {
-                secret: Some(&key),
-                ..About::default()
-            },
-            "opened",
-        );
+        caller.audit(Action::Watch, &About { secret: Some(&key), ..About::default() }, "opened");
         let watching = Watching::new(Arc::clone(&self.0), caller, key, have);
         Ok(body(Box::pin(watching.parts())))
     }
 
     fn acknowledge(&self, caller: &Caller, request: &AcknowledgeRequest) -> Result<Body, Status> {
         let key = self.0.own_key(caller, Action::Acknowledge)?;
-        let position = request
-            .position
-            .as_ref()
-            .ok_or(WireError::Missing("position"));
+        let position = request.position.as_ref().ok_or(WireError::Missing("position"));
         let revision = position.map_err(|e| status::from_wire(&e))?.revision;
         for (what, text) in [("pod_uid", &request.pod_uid), ("node", &request.node)] {
             if text.len() > CONTEXT_LIMIT || !text.bytes().all(|b| b.is_ascii_graphic()) {
@@ -120,9 +106,7 @@ impl SecretsService {
             context: &context,
         };
         caller.audit(Action::Acknowledge, &about, "shown");
-        Ok(whole(Bytes::from_owner(encode_frame(
-            &AcknowledgeResponse {},
-        ))))
+        Ok(whole(Bytes::from_owner(encode_frame(&AcknowledgeResponse {}))))
     }
 }
 
@@ -144,9 +128,7 @@ impl Service<http::Request<Body>> for SecretsService {
                 Err(status) => status.into_http(),
                 Ok(body) => {
                     let mut response = http::Response::new(body);
-                    response
-                        .headers_mut()
-                        .insert(http::header::CONTENT_TYPE, CONTENT_TYPE);
+                    response.headers_mut().insert(http::header::CONTENT_TYPE, CONTENT_TYPE);
                     response
                 }
             })
@@ -168,9 +150,9 @@ async fn decode<M: Message + Default>(body: Body) -> Result<M, Status> {
         {
             M::decode(message).map_err(|_cause| Status::invalid_argument("not a message of Safe"))
         }
-        _other => Err(Status::invalid_argument(
-            "the request must be one message without compression",
-        )),
+        _other => {
+            Err(Status::invalid_argument("the request must be one message without compression"))
+        }
     }
 }
 

@@ -99,10 +99,8 @@ struct Safe {
 }
 
 pub(super) fn services() -> Services {
-    let empty = Recovered {
-        vault: Vault::default(),
-        revision: vsecm_safe_api::position::Revision(0),
-    };
+    let empty =
+        Recovered { vault: Vault::default(), revision: vsecm_safe_api::position::Revision(0) };
     let sealer = Sealer::new(RootKey::generate().unwrap());
     let store = Arc::new(MemoryStore::new().unwrap());
     let (custodian, feed, _custody) = custodian::start(empty, sealer, store);
@@ -120,11 +118,7 @@ impl Safe {
         let services = services();
         let stop = services.stop.clone();
         let (connections, accepted) = mpsc::channel(4);
-        Self {
-            connections,
-            stop,
-            task: tokio::spawn(serve(services, accepted)),
-        }
+        Self { connections, stop, task: tokio::spawn(serve(services, accepted)) }
     }
 
     async fn dial(&self, path: &str, lifetime: Duration) -> Channel {
@@ -140,10 +134,7 @@ impl Safe {
             let ours = ours.lock().unwrap().take();
             std::future::ready(ours.map(TokioIo::new).ok_or_else(gone))
         });
-        Endpoint::from_static("http://safe")
-            .connect_with_connector(once)
-            .await
-            .unwrap()
+        Endpoint::from_static("http://safe").connect_with_connector(once).await.unwrap()
     }
 
     async fn sentinel(&self) -> AdminClient<Channel> {
@@ -166,10 +157,7 @@ fn with_token<T>(message: T) -> Request<T> {
 
 fn put(namespace: &str, name: &str, value: &[u8]) -> proto::PutRequest {
     proto::PutRequest {
-        key: Some(proto::SecretKey {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }),
+        key: Some(proto::SecretKey { namespace: namespace.to_owned(), name: name.to_owned() }),
         value: value.to_vec(),
         ..proto::PutRequest::default()
     }
@@ -186,11 +174,7 @@ async fn next(states: &mut Streaming<proto::WatchResponse>) -> State {
 }
 
 async fn end(states: &mut Streaming<proto::WatchResponse>) -> Code {
-    states
-        .message()
-        .await
-        .err()
-        .map_or(Code::Ok, |end| end.code())
+    states.message().await.err().map_or(Code::Ok, |end| end.code())
 }
 
 fn present(state: State) -> Snapshot {
@@ -217,19 +201,13 @@ async fn a_registered_secret_reaches_its_own_workload_and_no_namesake() {
     let safe = Safe::start();
     let mut own = safe.workload("shop", "db").await;
     let mut namesake = safe.workload("other", "db").await;
-    assert_eq!(
-        reason(fetch(&mut own).await.unwrap()),
-        Reason::NotRegistered
-    );
+    assert_eq!(reason(fetch(&mut own).await.unwrap()), Reason::NotRegistered);
     // larger than a window and a slice
     let value = vec![b'x'; 1024 * 1024];
     assert_eq!(register(&mut safe.sentinel().await, &value).await, 1);
     let snapshot = present(fetch(&mut own).await.unwrap());
     assert!(snapshot.document.expose() == value);
-    assert_eq!(
-        reason(fetch(&mut namesake).await.unwrap()),
-        Reason::NotRegistered
-    );
+    assert_eq!(reason(fetch(&mut namesake).await.unwrap()), Reason::NotRegistered);
 }
 
 #[tokio::test]
@@ -245,28 +223,16 @@ async fn a_watch_brings_each_state_and_resumes_where_nothing_changed() {
     assert_eq!(first.document.expose(), b"one");
 
     let have = proto::Position::from(&first.position);
-    let mut resumed = own
-        .watch(watch(Some(have.clone())))
-        .await
-        .unwrap()
-        .into_inner();
-    let foreign = proto::Position {
-        lineage: "0".repeat(32),
-        ..have
-    };
+    let mut resumed = own.watch(watch(Some(have.clone()))).await.unwrap().into_inner();
+    let foreign = proto::Position { lineage: "0".repeat(32), ..have };
     let mut of_another_store = own.watch(watch(Some(foreign))).await.unwrap().into_inner();
-    assert_eq!(
-        present(next(&mut of_another_store).await).position,
-        first.position
-    );
+    assert_eq!(present(next(&mut of_another_store).await).position, first.position);
 
     register(&mut admin, b"two").await;
     for states in [&mut states, &mut resumed, &mut of_another_store] {
         assert_eq!(present(next(states).await).document.expose(), b"two");
     }
-    let delete = proto::DeleteRequest {
-        key: put("shop", "db", b"").key,
-    };
+    let delete = proto::DeleteRequest { key: put("shop", "db", b"").key };
     let deleted = admin.delete(with_token(delete)).await.unwrap();
     assert!(deleted.into_inner().existed);
     assert_eq!(reason(next(&mut resumed).await), Reason::Deleted);
@@ -282,10 +248,7 @@ async fn a_watch_ends_with_the_certificate() {
     let mut states = client.watch(watch).await.unwrap().into_inner();
     assert_eq!(reason(next(&mut states).await), Reason::NotRegistered);
     assert_eq!(end(&mut states).await, Code::Unauthenticated);
-    assert_eq!(
-        fetch(&mut client).await.unwrap_err().code(),
-        Code::Unauthenticated
-    );
+    assert_eq!(fetch(&mut client).await.unwrap_err().code(), Code::Unauthenticated);
 }
 
 #[tokio::test]
@@ -340,18 +303,9 @@ async fn bad_input_gets_a_sentence_and_changes_nothing() {
         put("shop", "db", &vec![b'x'; 1024 * 1024 + 1]),
         put("shop", "../db", b"x"),
         put("Shop", "db", b"x"),
-        proto::PutRequest {
-            key: None,
-            ..put("", "", b"x")
-        },
-        proto::PutRequest {
-            format: 99,
-            ..put("shop", "db", b"x")
-        },
-        proto::PutRequest {
-            expires: past,
-            ..put("shop", "db", b"x")
-        },
+        proto::PutRequest { key: None, ..put("", "", b"x") },
+        proto::PutRequest { format: 99, ..put("shop", "db", b"x") },
+        proto::PutRequest { expires: past, ..put("shop", "db", b"x") },
     ];
     for request in bad {
         let refusal = admin.put(with_token(request)).await.unwrap_err();
@@ -372,10 +326,7 @@ async fn an_acknowledgement_is_checked_before_it_reaches_the_audit_log() {
         node: "node-1".to_owned(),
     };
     own.acknowledge(good.clone()).await.unwrap();
-    let forged = proto::AcknowledgeRequest {
-        node: "a\n{}".to_owned(),
-        ..good
-    };
+    let forged = proto::AcknowledgeRequest { node: "a\n{}".to_owned(), ..good };
     let refusal = own.acknowledge(forged).await.unwrap_err();
     assert_eq!(refusal.code(), Code::InvalidArgument);
 }

@@ -40,15 +40,7 @@ impl Watching {
         let mut states = services.feed.watch(&key);
         // the first state is news
         states.mark_changed();
-        Self {
-            services,
-            caller,
-            key,
-            have,
-            states,
-            rest: Bytes::new(),
-            is_over: false,
-        }
+        Self { services, caller, key, have, states, rest: Bytes::new(), is_over: false }
     }
 
     pub(super) fn parts(self) -> impl Parts {
@@ -80,9 +72,7 @@ impl Watching {
             // each push is a decision of its own: role, namespace, end of the certificate
             let key = self.services.own_key(&self.caller, Action::Watch)?;
             if key != self.key {
-                return Err(Status::permission_denied(
-                    "the SPIFFE ID names another secret",
-                ));
+                return Err(Status::permission_denied("the SPIFFE ID names another secret"));
             }
             let has_it = self.have.is_some() && self.have.as_ref() == state.position();
             self.have = None;

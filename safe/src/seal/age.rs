@@ -219,10 +219,7 @@ mod tests {
         let ours = sealer();
         let forged = age::encrypt(ours.0.recipient(), b"vsecm safe record 1\n and more").unwrap();
         let refusal = ours.open(&forged).unwrap_err();
-        assert!(
-            matches!(refusal, OpenError::Record(DecodeError::Forged)),
-            "{refusal:?}"
-        );
+        assert!(matches!(refusal, OpenError::Record(DecodeError::Forged)), "{refusal:?}");
     }
 
     #[test]

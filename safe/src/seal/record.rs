@@ -59,14 +59,9 @@ pub(super) fn encode(key: &SecretKey, entry: &Entry, hmac: &[u8; 32]) -> Zeroizi
 }
 
 pub(super) fn decode(bytes: &[u8], hmac: &[u8; 32]) -> Result<(SecretKey, Entry), DecodeError> {
-    let at = bytes
-        .len()
-        .checked_sub(MAC_BYTES)
-        .ok_or(DecodeError::Forged)?;
+    let at = bytes.len().checked_sub(MAC_BYTES).ok_or(DecodeError::Forged)?;
     let (body, tag) = bytes.split_at(at);
-    mac(hmac, body)
-        .verify_slice(tag)
-        .map_err(|_mismatch| DecodeError::Forged)?;
+    mac(hmac, body).verify_slice(tag).map_err(|_mismatch| DecodeError::Forged)?;
     let rest = body.strip_prefix(MAGIC).ok_or(DecodeError::Purpose)?;
     let mut reader = Reader(rest);
     let key = reader.key()?;
@@ -75,15 +70,9 @@ pub(super) fn decode(bytes: &[u8], hmac: &[u8; 32]) -> Result<(SecretKey, Entry)
             let created = reader.moment()?;
             let count = reader.length()?;
             let versions: Result<Vec<_>, _> = (0..count).map(|_| reader.version()).collect();
-            Entry::Live {
-                created,
-                versions: versions?,
-            }
+            Entry::Live { created, versions: versions? }
         }
-        1 => Entry::Deleted {
-            revision: reader.revision()?,
-            at: reader.moment()?,
-        },
+        1 => Entry::Deleted { revision: reader.revision()?, at: reader.moment()? },
         _ => return Err(DecodeError::Malformed("kind")),
     };
     match reader.0 {
@@ -105,10 +94,9 @@ fn capacity(entry: &Entry) -> usize {
     const RECORD: usize = 512;
     const VERSION: usize = 128;
     let values: usize = match entry {
-        Entry::Live { versions, .. } => versions
-            .iter()
-            .map(|v| VERSION + v.document.as_ref().map_or(0, |d| d.size()))
-            .sum(),
+        Entry::Live { versions, .. } => {
+            versions.iter().map(|v| VERSION + v.document.as_ref().map_or(0, |d| d.size())).sum()
+        }
         Entry::Deleted { .. } => 0,
     };
     RECORD + values
@@ -156,19 +144,14 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
-        let (head, tail) = self
-            .0
-            .split_at_checked(count)
-            .ok_or(DecodeError::Malformed(what))?;
+        let (head, tail) = self.0.split_at_checked(count).ok_or(DecodeError::Malformed(what))?;
         self.0 = tail;
         Ok(head)
     }
 
     fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
         let bytes = self.take(N, what)?;
-        bytes
-            .try_into()
-            .map_err(|_length| DecodeError::Malformed(what))
+        bytes.try_into().map_err(|_length| DecodeError::Malformed(what))
     }
 
     fn byte(&mut self, what: &'static str) -> Result<u8, DecodeError> {
@@ -234,14 +217,7 @@ impl<'a> Reader<'a> {
         } else {
             None
         };
-        Ok(Version {
-            revision,
-            format,
-            document,
-            updated,
-            not_before,
-            expires,
-        })
+        Ok(Version { revision, format, document, updated, not_before, expires })
     }
 }
 
@@ -258,10 +234,7 @@ pub(super) mod tests {
 
     fn any_moment() -> impl Strategy<Value = OffsetDateTime> {
         (0..253_402_300_799_i64, 0..1_000_000_000_u32).prop_map(|(s, n)| {
-            OffsetDateTime::from_unix_timestamp(s)
-                .unwrap()
-                .replace_nanosecond(n)
-                .unwrap()
+            OffsetDateTime::from_unix_timestamp(s).unwrap().replace_nanosecond(n).unwrap()
         })
     }
 
@@ -274,26 +247,24 @@ pub(super) mod tests {
             proptest::option::of(any_moment()),
             proptest::option::of(any_moment()),
         )
-            .prop_map(
-                |(revision, format, document, updated, not_before, expires)| Version {
+            .prop_map(|(revision, format, document, updated, not_before, expires)| {
+                Version {
                     revision: Revision(revision),
                     format: [Format::Json, Format::Raw, Format::Yaml][usize::from(format)],
                     document: document.map(|d| Arc::new(SecretValue::new(d).unwrap())),
                     updated,
                     not_before,
                     expires,
-                },
-            )
+                }
+            })
     }
 
     pub(in crate::seal) fn any_entry() -> impl Strategy<Value = Entry> {
         prop_oneof![
             (any_moment(), proptest::collection::vec(any_version(), 1..4))
                 .prop_map(|(created, versions)| Entry::Live { created, versions }),
-            (any::<u64>(), any_moment()).prop_map(|(r, at)| Entry::Deleted {
-                revision: Revision(r),
-                at
-            }),
+            (any::<u64>(), any_moment())
+                .prop_map(|(r, at)| Entry::Deleted { revision: Revision(r), at }),
         ]
     }
 

@@ -26,9 +26,7 @@ fn key(number: u32) -> SecretKey {
 
 /// A record that shows whether it is whole: its number, over and over.
 fn record(number: u64) -> Vec<u8> {
-    number
-        .to_be_bytes()
-        .repeat(1 + usize::try_from(number % 700).unwrap())
+    number.to_be_bytes().repeat(1 + usize::try_from(number % 700).unwrap())
 }
 
 fn number_of(record: &[u8]) -> Option<u64> {
@@ -43,12 +41,8 @@ fn write_for_ever(folder: &Path) {
     let mut out = std::io::stdout().lock();
     for number in first + 1.. {
         let keys = 1 + u32::try_from(number % u64::from(KEYS)).unwrap();
-        let batch: Vec<Write> = (0..keys)
-            .map(|n| Write {
-                key: key(n),
-                sealed: record(number),
-            })
-            .collect();
+        let batch: Vec<Write> =
+            (0..keys).map(|n| Write { key: key(n), sealed: record(number) }).collect();
         assert!(store.write(&batch).iter().all(Result::is_ok));
         writeln!(out, "{keys} {number}").unwrap();
         out.flush().unwrap();
@@ -101,10 +95,7 @@ fn no_acknowledged_write_is_lost_by_a_kill() {
         let store = FileStore::open(folder.path()).unwrap();
         let stored = stored(&store);
         for (key, number) in &acknowledged {
-            assert!(
-                stored.get(key) >= Some(number),
-                "{key}: {number} was acknowledged"
-            );
+            assert!(stored.get(key) >= Some(number), "{key}: {number} was acknowledged");
         }
     }
 }

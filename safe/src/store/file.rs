@@ -184,9 +184,8 @@ impl Store for FileStore {
 /// An id for a new store.
 pub(super) fn random_lineage() -> Result<Lineage, StoreError> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|source| StoreError::Random {
-        reason: source.to_string(),
-    })?;
+    getrandom::fill(&mut bytes)
+        .map_err(|source| StoreError::Random { reason: source.to_string() })?;
     Ok(Lineage::from_random(bytes))
 }
 
@@ -200,9 +199,7 @@ fn lock(folder: &Path) -> Result<Flock<File>, StoreError> {
         .open(&path)
         .map_err(on("open", &path))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => StoreError::InUse {
-            folder: folder.to_owned(),
-        },
+        Errno::EWOULDBLOCK => StoreError::InUse { folder: folder.to_owned() },
         other => on("lock", &path)(other.into()),
     })
 }
@@ -210,10 +207,7 @@ fn lock(folder: &Path) -> Result<Flock<File>, StoreError> {
 fn lineage(folder: &Path) -> Result<Lineage, StoreError> {
     let path = folder.join(LINEAGE);
     match fs::read_to_string(&path) {
-        Ok(text) => text
-            .trim_end()
-            .parse()
-            .map_err(|_refused| StoreError::Lineage { path }),
+        Ok(text) => text.trim_end().parse().map_err(|_refused| StoreError::Lineage { path }),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let lineage = random_lineage()?;
             let temporary = folder.join(TEMPORARY).join(LINEAGE);
@@ -228,11 +222,7 @@ fn lineage(folder: &Path) -> Result<Lineage, StoreError> {
 
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
@@ -267,9 +257,7 @@ fn key_of(path: &Path, folder: &Path) -> Option<SecretKey> {
 }
 
 fn foreign(path: &Path) -> Found {
-    Found::Foreign {
-        place: path.display().to_string(),
-    }
+    Found::Foreign { place: path.display().to_string() }
 }
 
 #[cfg(test)]
@@ -294,10 +282,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = FileStore::open(folder.path()).unwrap();
         let refusal = FileStore::open(folder.path()).unwrap_err();
-        assert!(
-            refusal.to_string().starts_with("another Safe works on"),
-            "{refusal}"
-        );
+        assert!(refusal.to_string().starts_with("another Safe works on"), "{refusal}");
         drop(first);
         FileStore::open(folder.path()).unwrap();
     }
@@ -323,10 +308,7 @@ mod tests {
         let (good, bad) = (suite::key("good", "db"), suite::key("bad", "db"));
         // a file where the namespace's folder should be
         fs::write(folder.path().join(RECORDS).join("bad"), b"").unwrap();
-        let batch = [&bad, &good].map(|key| Write {
-            key: key.clone(),
-            sealed: b"x".to_vec(),
-        });
+        let batch = [&bad, &good].map(|key| Write { key: key.clone(), sealed: b"x".to_vec() });
         let results = store.write(&batch);
         assert!(results[0].is_err());
         assert!(results[1].is_ok());

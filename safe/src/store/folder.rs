@@ -11,11 +11,7 @@ use super::StoreError;
 
 pub(super) fn on(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
-    move |source| StoreError::File {
-        action,
-        path,
-        source,
-    }
+    move |source| StoreError::File { action, path, source }
 }
 
 /// Makes a folder and those above it; a new one is on stable storage before it is used.
@@ -36,9 +32,7 @@ pub(super) fn make_folders(folder: &Path) -> Result<(), StoreError> {
 }
 
 pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(on("sync", folder))
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(on("sync", folder))
 }
 
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {

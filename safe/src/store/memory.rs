@@ -25,10 +25,7 @@ struct Records {
 impl MemoryStore {
     /// An empty store with an id of its own.
     pub fn new() -> Result<Self, StoreError> {
-        Ok(Self {
-            lineage: super::file::random_lineage()?,
-            records: Mutex::default(),
-        })
+        Ok(Self { lineage: super::file::random_lineage()?, records: Mutex::default() })
     }
 
     fn records(&self) -> MutexGuard<'_, Records> {
@@ -43,10 +40,10 @@ impl Store for MemoryStore {
 
     fn load(&self) -> Result<Vec<Found>, StoreError> {
         let records = self.records();
-        let current = records.current.iter().map(|(key, sealed)| Found::Record {
-            key: key.clone(),
-            sealed: sealed.clone(),
-        });
+        let current = records
+            .current
+            .iter()
+            .map(|(key, sealed)| Found::Record { key: key.clone(), sealed: sealed.clone() });
         let aside = records.aside.iter().cloned();
         let aside = aside.map(|key| Found::SetAside { key });
         let found = current.chain(aside).collect();
@@ -57,9 +54,7 @@ impl Store for MemoryStore {
     fn write(&self, batch: &[Write]) -> Vec<Result<(), StoreError>> {
         let mut records = self.records();
         for write in batch {
-            records
-                .current
-                .insert(write.key.clone(), write.sealed.clone());
+            records.current.insert(write.key.clone(), write.sealed.clone());
         }
         drop(records);
         batch.iter().map(|_| Ok(())).collect()

@@ -116,10 +116,7 @@ pub(crate) mod suite {
     }
 
     pub(crate) fn write(store: &dyn Store, key: &SecretKey, sealed: &[u8]) {
-        let batch = [Write {
-            key: key.clone(),
-            sealed: sealed.to_vec(),
-        }];
+        let batch = [Write { key: key.clone(), sealed: sealed.to_vec() }];
         for result in store.write(&batch) {
             result.unwrap();
         }
@@ -152,22 +149,12 @@ pub(crate) mod suite {
         write(&*store, &b, b"other namespace");
         write(&*store, &a, b"two");
         store = reopen(store);
-        let there = [
-            (a.clone(), b"two".to_vec()),
-            (b.clone(), b"other namespace".to_vec()),
-        ];
-        assert_eq!(
-            records(&*store),
-            there,
-            "a write replaces the record of its key only"
-        );
+        let there = [(a.clone(), b"two".to_vec()), (b.clone(), b"other namespace".to_vec())];
+        assert_eq!(records(&*store), there, "a write replaces the record of its key only");
         assert_eq!(*store.lineage(), lineage, "the id stays");
 
         let batch: Vec<Write> = (0..40)
-            .map(|n| Write {
-                key: key("batch", &format!("n{n:02}")),
-                sealed: vec![n],
-            })
+            .map(|n| Write { key: key("batch", &format!("n{n:02}")), sealed: vec![n] })
             .collect();
         assert!(store.write(&batch).iter().all(Result::is_ok));
         store = reopen(store);
@@ -176,10 +163,7 @@ pub(crate) mod suite {
         store.set_aside(&a).unwrap();
         store = reopen(store);
         let is_aside = |found: &Found| matches!(found, Found::SetAside { key } if *key == a);
-        assert!(
-            store.load().unwrap().iter().any(is_aside),
-            "its key stays known"
-        );
+        assert!(store.load().unwrap().iter().any(is_aside), "its key stays known");
         assert!(records(&*store).iter().all(|(key, _)| *key != a));
         write(&*store, &a, b"three");
         store.set_aside(&a).unwrap();

@@ -19,19 +19,11 @@ pub(crate) struct Delete {
 impl Delete {
     pub(super) async fn run(self, context: Context<'_>) -> io::Result<Exit> {
         let session = Session::open(&context.config, &context.correlation).await;
-        let outcomes = each(
-            Action::Delete,
-            self.keys,
-            session.map_err(Into::into),
-            async |session, key| {
-                Ok(if session.delete(key).await? {
-                    Done::Deleted
-                } else {
-                    Done::NothingToDelete
-                })
-            },
-        )
-        .await;
+        let outcomes =
+            each(Action::Delete, self.keys, session.map_err(Into::into), async |session, key| {
+                Ok(if session.delete(key).await? { Done::Deleted } else { Done::NothingToDelete })
+            })
+            .await;
         output::outcomes(context, &outcomes)
     }
 }

@@ -93,10 +93,7 @@ impl List {
     async fn rows(context: &Context<'_>) -> Result<Vec<Row>, CallError> {
         let session = Session::open(&context.config, &context.correlation).await?;
         let items = session.list().await?;
-        let mut rows = items
-            .iter()
-            .map(Row::try_from)
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut rows = items.iter().map(Row::try_from).collect::<Result<Vec<_>, _>>()?;
         rows.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         Ok(rows)
     }

@@ -122,10 +122,7 @@ fn pairs(workloads: &[SecretName], namespaces: &[Namespace]) -> Vec<SecretKey> {
     let mut keys = Vec::new();
     for name in workloads {
         for namespace in namespaces {
-            let key = SecretKey {
-                namespace: namespace.clone(),
-                name: name.clone(),
-            };
+            let key = SecretKey { namespace: namespace.clone(), name: name.clone() };
             if !keys.contains(&key) {
                 keys.push(key);
             }
@@ -147,12 +144,8 @@ mod tests {
 
     #[test]
     fn each_pair_is_acted_on_once() {
-        let line = [
-            "-w", "a", "-w", "b", "-w", "a", "-n", "x", "-n", "y", "-n", "x", "-d",
-        ];
-        let Ok(Command::Delete(delete)) = parse(&line) else {
-            panic!("no deletion")
-        };
+        let line = ["-w", "a", "-w", "b", "-w", "a", "-n", "x", "-n", "y", "-n", "x", "-d"];
+        let Ok(Command::Delete(delete)) = parse(&line) else { panic!("no deletion") };
         let keys: Vec<String> = delete.keys.iter().map(ToString::to_string).collect();
         assert_eq!(keys, ["x/a", "y/a", "x/b", "y/b"]);
     }

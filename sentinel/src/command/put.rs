@@ -23,12 +23,7 @@ pub(crate) struct Put {
 
 impl Put {
     pub(super) async fn run(self, context: Context<'_>) -> io::Result<Exit> {
-        let Self {
-            keys,
-            source,
-            format,
-            validity,
-        } = self;
+        let Self { keys, source, format, validity } = self;
         source.remark(context.err)?;
         let value = match source.read() {
             Ok(value) => value,
@@ -38,16 +33,12 @@ impl Put {
             }
         };
         let session = Session::open(&context.config, &context.correlation).await;
-        let outcomes = each(
-            Action::Put,
-            keys,
-            session.map_err(Into::into),
-            async |session, key| {
+        let outcomes =
+            each(Action::Put, keys, session.map_err(Into::into), async |session, key| {
                 let revision = session.put(key, &value, format, validity).await?;
                 Ok(Done::Registered(revision))
-            },
-        )
-        .await;
+            })
+            .await;
         output::outcomes(context, &outcomes)
     }
 }

@@ -110,9 +110,7 @@ impl Session {
 
     /// Deletes what is under `key`; says whether there was something.
     pub(crate) async fn delete(&self, key: &SecretKey) -> Result<bool, CallError> {
-        let request = self.request(proto::DeleteRequest {
-            key: Some(key.into()),
-        });
+        let request = self.request(proto::DeleteRequest { key: Some(key.into()) });
         let response = self.answer(self.admin.clone().delete(request)).await?;
         Ok(response.existed)
     }
@@ -148,10 +146,7 @@ impl Session {
     }
 
     fn silent(&self) -> CallError {
-        CallError::Silent {
-            address: self.address.clone(),
-            deadline: self.deadline,
-        }
+        CallError::Silent { address: self.address.clone(), deadline: self.deadline }
     }
 
     fn error(&self, status: &Status) -> CallError {
@@ -171,19 +166,14 @@ impl Session {
             _ if is_local => CallError::Unreachable { address, cause },
             // Safe was reached and says itself why not, as when its disk is full
             Code::Unavailable => CallError::Unable(cause),
-            code => CallError::Refused {
-                code,
-                message: cause,
-            },
+            code => CallError::Refused { code, message: cause },
         }
     }
 }
 
 fn token(path: &Path) -> Result<AsciiMetadataValue, SessionError> {
-    let bytes = fs::read(path).map_err(|source| SessionError::Token {
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes =
+        fs::read(path).map_err(|source| SessionError::Token { path: path.to_owned(), source })?;
     let bytes = Zeroizing::new(bytes);
     let refused = || SessionError::TokenText(path.to_owned());
     let text = bytes.trim_ascii();
@@ -207,10 +197,7 @@ async fn identity(config: &Config) -> Result<X509Source, SessionError> {
             },
             workload_api: workload_api(),
         },
-        other => SessionError::WorkloadApi {
-            workload_api: workload_api(),
-            cause: chain(&other),
-        },
+        other => SessionError::WorkloadApi { workload_api: workload_api(), cause: chain(&other) },
     };
     let source = X509Source::builder()
         .endpoint(&config.workload_api)
@@ -230,9 +217,7 @@ async fn identity(config: &Config) -> Result<X509Source, SessionError> {
 }
 
 fn is_missing(workload_api: &str) -> bool {
-    workload_api
-        .strip_prefix("unix:")
-        .is_some_and(|path| !Path::new(path).exists())
+    workload_api.strip_prefix("unix:").is_some_and(|path| !Path::new(path).exists())
 }
 
 #[cfg(test)]

@@ -37,9 +37,7 @@ impl Admin for &'static FakeSafe {
         behave(request.get_ref().key.as_ref())?;
         let mut puts = self.puts.lock().unwrap();
         puts.push(request);
-        Ok(Response::new(proto::PutResponse {
-            revision: puts.len() as u64,
-        }))
+        Ok(Response::new(proto::PutResponse { revision: puts.len() as u64 }))
     }
 
     async fn delete(
@@ -75,9 +73,7 @@ fn session() -> (Session, &'static FakeSafe) {
     let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let session = session_with(incoming.local_addr().unwrap());
     tokio::spawn(async move {
-        Server::builder()
-            .serve_with_incoming(AdminServer::new(safe), incoming)
-            .await
+        Server::builder().serve_with_incoming(AdminServer::new(safe), incoming).await
     });
     (session, safe)
 }
@@ -90,19 +86,12 @@ fn keys(names: &[&str]) -> Vec<SecretKey> {
 async fn delete(names: &[&str], session: Session) -> Vec<Result<Done, &'static str>> {
     let act = async |session: &Session, key: &SecretKey| {
         let existed = session.delete(key).await?;
-        Ok(if existed {
-            Done::Deleted
-        } else {
-            Done::NothingToDelete
-        })
+        Ok(if existed { Done::Deleted } else { Done::NothingToDelete })
     };
     let outcomes = each(Action::Delete, keys(names), Ok(session), act).await;
     let is_all_done = outcomes.iter().all(|outcome| outcome.result.is_ok());
     assert_eq!(exit(&outcomes) == Exit::Done, is_all_done);
-    outcomes
-        .into_iter()
-        .map(|outcome| outcome.result.map_err(|error| error.word()))
-        .collect()
+    outcomes.into_iter().map(|outcome| outcome.result.map_err(|error| error.word())).collect()
 }
 
 #[tokio::test]
@@ -110,14 +99,8 @@ async fn a_put_carries_the_value_its_times_the_second_proof_and_the_correlation_
     let (session, safe) = session();
     let value = SecretValue::new(b"{\"a\":1}\n".to_vec()).unwrap();
     let expires = time::OffsetDateTime::UNIX_EPOCH;
-    let validity = Validity {
-        not_before: None,
-        expires: Some(expires),
-    };
-    let revision = session
-        .put(&keys(&["db"])[0], &value, Format::Yaml, validity)
-        .await
-        .unwrap();
+    let validity = Validity { not_before: None, expires: Some(expires) };
+    let revision = session.put(&keys(&["db"])[0], &value, Format::Yaml, validity).await.unwrap();
     assert_eq!(revision, Revision(1));
     let put = safe.puts.lock().unwrap().pop().unwrap();
     assert_eq!(put.metadata().get(ADMIN_TOKEN).unwrap(), "token");
@@ -127,20 +110,14 @@ async fn a_put_carries_the_value_its_times_the_second_proof_and_the_correlation_
     assert_eq!((key.namespace.as_str(), key.name.as_str()), ("prod", "db"));
     assert_eq!(put.value, b"{\"a\":1}\n");
     assert_eq!(put.format, i32::from(proto::Format::Yaml));
-    assert_eq!(
-        (put.not_before, put.expires),
-        (None, Some(timestamp(expires)))
-    );
+    assert_eq!((put.not_before, put.expires), (None, Some(timestamp(expires))));
 }
 
 #[tokio::test]
 async fn a_refusal_of_one_pair_does_not_stop_the_others() {
     let (session, _safe) = session();
     let results = delete(&["there", "forbidden", "gone"], session).await;
-    assert_eq!(
-        results,
-        [Ok(Done::Deleted), Err("refused"), Ok(Done::NothingToDelete)]
-    );
+    assert_eq!(results, [Ok(Done::Deleted), Err("refused"), Ok(Done::NothingToDelete)]);
 }
 
 #[tokio::test]
@@ -159,14 +136,7 @@ async fn what_safe_itself_cannot_do_is_not_said_of_the_way_to_it() {
     assert_eq!(error.exit(), Exit::Refused);
     assert_eq!(chain(&error), "Safe cannot do it now: the disk is full");
     let results = delete(&["there", "full", "gone"], session).await;
-    assert_eq!(
-        results,
-        [
-            Ok(Done::Deleted),
-            Err("unavailable"),
-            Ok(Done::NothingToDelete)
-        ]
-    );
+    assert_eq!(results, [Ok(Done::Deleted), Err("unavailable"), Ok(Done::NothingToDelete)]);
 }
 
 #[tokio::test]
@@ -174,10 +144,7 @@ async fn a_closed_port_is_unreachable_and_named() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = closed.local_addr().unwrap();
     drop(closed);
-    let error = session_with(address)
-        .delete(&keys(&["db"])[0])
-        .await
-        .unwrap_err();
+    let error = session_with(address).delete(&keys(&["db"])[0]).await.unwrap_err();
     assert_eq!(error.exit(), Exit::Unreachable);
     let said = chain(&error);
     assert!(said.contains(&address.to_string()), "{said}");
@@ -189,10 +156,7 @@ async fn silence_ends_at_the_deadline() {
     let (mut session, _safe) = session();
     session.deadline = Duration::from_millis(50);
     let error = session.list().await.unwrap_err();
-    assert_eq!(
-        (error.word(), error.exit()),
-        ("no-answer", Exit::Unreachable)
-    );
+    assert_eq!((error.word(), error.exit()), ("no-answer", Exit::Unreachable));
 }
 
 #[tokio::test]
@@ -202,10 +166,7 @@ async fn a_server_that_is_not_safe_is_named_by_the_identity_it_has() {
     let mut status = Status::unavailable("transport error");
     status.set_source(Arc::new(io::Error::other(met)));
     let error = session.error(&status);
-    assert_eq!(
-        (error.word(), error.exit()),
-        ("not-safe", Exit::Unreachable)
-    );
+    assert_eq!((error.word(), error.exit()), ("not-safe", Exit::Unreachable));
     assert!(
         chain(&error).contains("is not Safe: it has the identity spiffe://vsecm.com/workload/x")
     );
@@ -223,13 +184,7 @@ fn a_token_is_one_line_of_ascii_and_never_shown() {
     assert!(!format!("{good:?}").contains("abc"));
     for bad in ["", "\n", "two words", "two\nlines", "\u{e4}"] {
         let refused = with(bad);
-        assert!(
-            matches!(refused, Err(SessionError::TokenText(_))),
-            "{bad:?}"
-        );
+        assert!(matches!(refused, Err(SessionError::TokenText(_))), "{bad:?}");
     }
-    assert!(matches!(
-        token(Path::new("/nonexistent")),
-        Err(SessionError::Token { .. })
-    ));
+    assert!(matches!(token(Path::new("/nonexistent")), Err(SessionError::Token { .. })));
 }

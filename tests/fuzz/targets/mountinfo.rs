@@ -30,12 +30,8 @@ fuzz_target!(|data: &[u8]| {
     }
     text.extend_from_slice(b" ro - fuse.vsecm vsecm rw\n");
     let point = OsStr::from_bytes(&point);
-    let expected = Mount {
-        id: 5,
-        parent: 1,
-        point: point.to_owned(),
-        kind: "fuse.vsecm".to_owned(),
-    };
+    let expected =
+        Mount { id: 5, parent: 1, point: point.to_owned(), kind: "fuse.vsecm".to_owned() };
     assert_eq!(parse(&text).collect::<Vec<_>>(), [expected.clone()]);
     if let [plain] = topmost(&text, Path::new(point)).as_slice() {
         assert_eq!(*plain, expected);

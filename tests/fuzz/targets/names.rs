@@ -23,37 +23,23 @@ fuzz_target!(|data: &str| {
             assert!(!part.contains(['/', '\0', '\n']) && !matches!(part, "" | "." | ".."));
         }
         let path = file_name::path(key);
-        assert!(
-            path.components()
-                .all(|part| matches!(part, Component::Normal(_)))
-        );
+        assert!(path.components().all(|part| matches!(part, Component::Normal(_))));
         assert!(path.iter().all(|part| part.len() <= 255));
         assert_eq!(file_name::key(&path).as_ref(), Some(key));
     }
     if let [Some(one), Some(other)] = &keys {
         let (a, b) = (folded(one), folded(other));
         assert_eq!(one == other, a == b, "one key, one file");
-        assert_eq!(
-            one == other,
-            a.starts_with(&b),
-            "no file in the place of a folder"
-        );
+        assert_eq!(one == other, a.starts_with(&b), "no file in the place of a folder");
     }
     // a file that is taken for a key's is that key's
     let found: PathBuf = Path::new(data).components().collect();
     if let Some(key) = file_name::key(&found) {
         let (found, path) = (found.display().to_string(), file_name::path(&key));
-        let number = found
-            .strip_prefix(&path.display().to_string())
-            .expect("the key's path");
+        let number = found.strip_prefix(&path.display().to_string()).expect("the key's path");
         // a second record that was set aside has a number
-        let is_numbered = number
-            .strip_prefix('~')
-            .is_some_and(|n| n.parse::<u32>().is_ok());
-        assert!(
-            number.is_empty() || is_numbered,
-            "{data:?} is of another key"
-        );
+        let is_numbered = number.strip_prefix('~').is_some_and(|n| n.parse::<u32>().is_ok());
+        assert!(number.is_empty() || is_numbered, "{data:?} is of another key");
     }
 });
 

@@ -14,10 +14,8 @@ use vsecm_safe_api::{name::SecretKey, position::Revision};
 static SEALED: LazyLock<(Sealer, SecretKey, Vec<u8>)> = LazyLock::new(|| {
     let sealer = Sealer::new(RootKey::generate().expect("random bytes"));
     let key = SecretKey::parse("shop", "db").expect("a key");
-    let entry = Entry::Deleted {
-        revision: Revision(1),
-        at: std::time::SystemTime::UNIX_EPOCH.into(),
-    };
+    let entry =
+        Entry::Deleted { revision: Revision(1), at: std::time::SystemTime::UNIX_EPOCH.into() };
     let sealed = sealer.seal(&key, &entry).expect("sealing");
     (sealer, key, sealed)
 });
@@ -26,10 +24,7 @@ fuzz_target!(|data: &[u8]| {
     let (sealer, key, sealed) = &*SEALED;
     assert!(sealer.open(data).is_err(), "nobody guesses a seal");
     if let Some(peek) = peek(data) {
-        assert!(
-            peek.format.chars().count() <= 16,
-            "a hint does not flood a log"
-        );
+        assert!(peek.format.chars().count() <= 16, "a hint does not flood a log");
     }
 
     // each three bytes are an edit: where (two), and what is turned

@@ -27,11 +27,7 @@ static PATTERNS: LazyLock<RolePatterns> = LazyLock::new(|| {
 fuzz_target!(|data: &str| {
     let (id, pattern) = data.split_once('\n').unwrap_or((data, ""));
     // a mutation seldom hits a whole ID: also as the path of one
-    for id in [
-        id,
-        &format!("{START}{id}"),
-        &format!("{START}workload/{id}"),
-    ] {
+    for id in [id, &format!("{START}{id}"), &format!("{START}workload/{id}")] {
         by_default_patterns(id);
         by_operators_pattern(id, &format!("^{START}{pattern}"));
     }
@@ -45,10 +41,7 @@ fn by_default_patterns(id: &str) {
             let ["workload", name, "ns", namespace, "sa", _, "n", _] = parts.as_slice() else {
                 panic!("{id} is no workload's");
             };
-            assert_eq!(
-                (key.name.as_str(), key.namespace.as_str()),
-                (*name, *namespace)
-            );
+            assert_eq!((key.name.as_str(), key.namespace.as_str()), (*name, *namespace));
         }
         Role::Safe | Role::Sentinel => assert!(id.starts_with(START), "{id}"),
         Role::Stranger => {}

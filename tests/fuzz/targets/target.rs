@@ -26,11 +26,7 @@ fn check(kubelet: &str, path: &str) {
     assert_eq!(inside.parse(), Ok(target.clone()));
     let parts: Vec<_> = Path::new(&inside).components().collect();
     assert_eq!(parts.len(), 6);
-    assert!(
-        parts
-            .iter()
-            .all(|part| matches!(part, Component::Normal(_)))
-    );
+    assert!(parts.iter().all(|part| matches!(part, Component::Normal(_))));
     assert!(!inside.contains('\0') && inside.split('/').all(|part| part.len() <= 255));
     assert_eq!(inside.split('/').nth(1), Some(target.pod.as_str()));
 }

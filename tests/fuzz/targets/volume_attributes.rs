@@ -39,9 +39,7 @@ fuzz_target!(|data: &str| {
         }
     }
 
-    let marked = context
-        .iter()
-        .map(|(k, v)| (k.clone(), format!("{v}{CANARY}")));
+    let marked = context.iter().map(|(k, v)| (k.clone(), format!("{v}{CANARY}")));
     if let Err(refusal) = attributes::options(&marked.collect(), group) {
         let is_name = context.keys().any(|name| name.contains(CANARY));
         assert!(is_name || !refusal.to_string().contains(CANARY));
@@ -54,11 +52,7 @@ fn check(options: &VolumeOptions) {
     assert!(matches!(parts.as_slice(), [Component::Normal(part)] if *part == name));
     assert!(name.len() <= 255 && !name.starts_with("..") && !name.contains('\0'));
     assert!((1..=0o777).contains(&options.mode.bits()));
-    assert_ne!(
-        options.group,
-        Some(u32::MAX),
-        "-1 leaves a file's group as it is"
-    );
+    assert_ne!(options.group, Some(u32::MAX), "-1 leaves a file's group as it is");
 }
 
 fn written(options: &VolumeOptions) -> (Context, String) {
@@ -83,10 +77,5 @@ fn written(options: &VolumeOptions) -> (Context, String) {
         ("onWithdraw", on_withdraw),
     ];
     let context = HashMap::from(attributes.map(|(k, v)| (k.to_owned(), v.to_owned())));
-    (
-        context,
-        options
-            .group
-            .map_or_else(String::new, |group| group.to_string()),
-    )
+    (context, options.group.map_or_else(String::new, |group| group.to_string()))
 }

@@ -111,9 +111,8 @@ pub(super) struct Create {
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("an attribute is KEY=VALUE, not {text:?}"))?;
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| format!("an attribute is KEY=VALUE, not {text:?}"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -130,25 +129,12 @@ mod tests {
 
     #[test]
     fn a_commands_own_flags_are_left_to_it() {
-        let words = [
-            "vsecm-playground",
-            "pod",
-            "exec",
-            "--dir",
-            "/p",
-            "web",
-            "--",
-            "ls",
-            "-l",
-        ];
+        let words = ["vsecm-playground", "pod", "exec", "--dir", "/p", "web", "--", "ls", "-l"];
         let parsed = Arguments::try_parse_from(words).unwrap();
         let Action::Pod(Pod::Exec { pod, command }) = parsed.command else {
             panic!("not exec");
         };
-        assert_eq!(
-            (pod.pod.as_str(), pod.namespace.as_str()),
-            ("web", "default")
-        );
+        assert_eq!((pod.pod.as_str(), pod.namespace.as_str()), ("web", "default"));
         assert_eq!(command, ["ls", "-l"]);
     }
 }

@@ -36,24 +36,14 @@ pub(super) fn run(command: Pod) -> Result<(), Failure> {
             namespace::enter(&layout)?;
             let mut socket = std::ffi::OsString::from("unix://");
             socket.push(&pod.identity_socket);
-            let more = [
-                ("SPIFFE_ENDPOINT_SOCKET", socket.into()),
-                ("VSECM_VOLUME", pod.volume),
-            ];
+            let more = [("SPIFFE_ENDPOINT_SOCKET", socket.into()), ("VSECM_VOLUME", pod.volume)];
             match shell::become_command(&layout, &command, &more)? {}
         }
     }
 }
 
 fn create(arguments: Create) -> Result<(), Failure> {
-    let Create {
-        pod,
-        workload,
-        service_account,
-        attributes,
-        fs_group,
-        no_wait,
-    } = arguments;
+    let Create { pod, workload, service_account, attributes, fs_group, no_wait } = arguments;
     let layout = Layout::existing(&pod.folder.dir)?;
     let spec = PodSpec {
         workload: workload.unwrap_or_else(|| pod.pod.clone()),
@@ -72,10 +62,7 @@ fn create(arguments: Create) -> Result<(), Failure> {
 }
 
 fn name(pod: Named) -> PodName {
-    PodName {
-        namespace: pod.namespace,
-        name: pod.pod,
-    }
+    PodName { namespace: pod.namespace, name: pod.pod }
 }
 
 fn tell(progress: &str) -> io::Result<()> {
@@ -90,9 +77,7 @@ fn table(pods: &[PodInfo]) -> String {
             pod.name.name.clone(),
             pod.workload.clone(),
             pod.state.clone(),
-            pod.event
-                .clone()
-                .unwrap_or_else(|| pod.link.display().to_string()),
+            pod.event.clone().unwrap_or_else(|| pod.link.display().to_string()),
         ]
     }));
     let mut widths = [0; 5];
@@ -104,9 +89,7 @@ fn table(pods: &[PodInfo]) -> String {
     let mut table = String::new();
     for row in rows {
         let cells = row.iter().zip(widths);
-        let padded: Vec<_> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
+        let padded: Vec<_> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
         table.push_str(padded.join("  ").trim_end());
         table.push('\n');
     }

@@ -77,10 +77,7 @@ fn greet(playground: &Playground, layout: &Layout, home: Home) -> io::Result<()>
             "It lives in a user namespace of its own: its volumes are seen from inside only."
         )?;
     }
-    writeln!(
-        out,
-        "Enter it from any terminal:  vsecm-playground shell {dir}"
-    )?;
+    writeln!(out, "Enter it from any terminal:  vsecm-playground shell {dir}")?;
     writeln!(
         out,
         "Inside:                      vsecm-playground pod create web --no-wait; safe -w web -s -"

@@ -39,12 +39,8 @@ impl Book {
     ) -> Result<(), CaError> {
         let svid = Arc::new(issue(&entry)?);
         self.issued += 1;
-        let issued = Issued {
-            renew_at: renewal(entry.lifetime, now),
-            serial: self.issued,
-            entry,
-            svid,
-        };
+        let issued =
+            Issued { renew_at: renewal(entry.lifetime, now), serial: self.issued, entry, svid };
         self.entries.insert(entry_id.to_owned(), issued);
         Ok(())
     }
@@ -65,9 +61,7 @@ impl Book {
 
     /// What tells one answer for `attested` from another.
     pub(super) fn fingerprint(&self, attested: &Attested) -> Vec<u64> {
-        self.matching(attested)
-            .map(|issued| issued.serial)
-            .collect()
+        self.matching(attested).map(|issued| issued.serial).collect()
     }
 
     /// When the next SVID is due.
@@ -136,10 +130,8 @@ mod tests {
         let other = entry("other", "dev:y");
         book.put("aa", other, now, issue(&ca)).unwrap();
         let attested = ["dev:x".parse().unwrap()].into();
-        let paths: Vec<_> = book
-            .matching(&attested)
-            .map(|i| i.entry.id.path().to_owned())
-            .collect();
+        let paths: Vec<_> =
+            book.matching(&attested).map(|i| i.entry.id.path().to_owned()).collect();
         assert_eq!(paths, ["/first", "/second", "/third"]);
     }
 
@@ -166,10 +158,7 @@ mod tests {
     fn an_svid_for_once_is_never_renewed() {
         let (ca, now) = (ca(), Instant::now());
         let mut book = Book::default();
-        let once = Entry {
-            lifetime: Lifetime::Once(TTL),
-            ..entry("a", "dev:x")
-        };
+        let once = Entry { lifetime: Lifetime::Once(TTL), ..entry("a", "dev:x") };
         book.put("a", once, now, issue(&ca)).unwrap();
         assert_eq!(book.next_renewal(), None);
         assert!(!book.renew(now + TTL * 2, issue(&ca)).unwrap());

@@ -88,14 +88,8 @@ impl Ca {
             params.subject_alt_names = vec![SanType::URI(uri.clone().try_into()?)];
             CertifiedIssuer::self_signed(params, KeyPair::generate()?)
         };
-        let issuer = make().map_err(|source| CaError::Issue {
-            id: uri.clone(),
-            source,
-        })?;
-        Ok(Self {
-            trust_domain,
-            issuer,
-        })
+        let issuer = make().map_err(|source| CaError::Issue { id: uri.clone(), source })?;
+        Ok(Self { trust_domain, issuer })
     }
 
     /// The trust domain.
@@ -121,31 +115,19 @@ impl Ca {
             params.distinguished_name = DistinguishedName::new();
             // verifiers of SVIDs ask for basicConstraints to be present, and to say no
             params.is_ca = IsCa::ExplicitNoCa;
-            params.key_usages = vec![
-                KeyUsagePurpose::DigitalSignature,
-                KeyUsagePurpose::KeyAgreement,
-            ];
-            params.extended_key_usages = vec![
-                ExtendedKeyUsagePurpose::ServerAuth,
-                ExtendedKeyUsagePurpose::ClientAuth,
-            ];
+            params.key_usages =
+                vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyAgreement];
+            params.extended_key_usages =
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             params.subject_alt_names = vec![SanType::URI(id.to_string().try_into()?)];
             params.not_before = not_before.into();
             params.not_after = not_after.into();
             let certificate = params.signed_by(&key, &self.issuer)?;
             Ok((certificate.der().to_vec(), key.serialize_der()))
         };
-        let (certificate, key) = make().map_err(|source| CaError::Issue {
-            id: id.to_string(),
-            source,
-        })?;
-        Ok(Svid {
-            id: id.clone(),
-            certificate,
-            key,
-            not_after,
-            bundle: self.issuer.der().to_vec(),
-        })
+        let (certificate, key) =
+            make().map_err(|source| CaError::Issue { id: id.to_string(), source })?;
+        Ok(Svid { id: id.clone(), certificate, key, not_after, bundle: self.issuer.der().to_vec() })
     }
 }
 
@@ -200,10 +182,7 @@ impl Svid {
     /// [`CaError::NotAnSvid`].
     pub fn to_x509_svid(&self) -> Result<X509Svid, CaError> {
         X509Svid::parse_from_der(&self.certificate, &self.key).map_err(|source| {
-            CaError::NotAnSvid {
-                id: self.id.to_string(),
-                source: Box::new(source),
-            }
+            CaError::NotAnSvid { id: self.id.to_string(), source: Box::new(source) }
         })
     }
 }

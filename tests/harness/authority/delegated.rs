@@ -36,9 +36,7 @@ fn check_delegate(book: &Book, attested: &Attested, authorized: &SpiffeId) -> Re
         return Err(no_identity());
     }
     if !own.any(|issued| issued.entry.id == *authorized) {
-        return Err(Status::permission_denied(
-            "caller not configured as an authorized delegate",
-        ));
+        return Err(Status::permission_denied("caller not configured as an authorized delegate"));
     }
     Ok(())
 }
@@ -59,10 +57,7 @@ fn to_message(book: &Book, stated: &Attested) -> SubscribeToX509sviDsResponse {
             x509_svid_key: issued.svid.key.clone(),
         })
         .collect();
-    SubscribeToX509sviDsResponse {
-        x509_svids,
-        federates_with: Vec::new(),
-    }
+    SubscribeToX509sviDsResponse { x509_svids, federates_with: Vec::new() }
 }
 
 #[tonic::async_trait]
@@ -79,9 +74,7 @@ impl DelegatedIdentity for Delegated {
         }
         let request = request.into_inner();
         if request.pid != 0 && request.selectors.is_empty() {
-            return Err(Status::unimplemented(
-                "this authority attests no pids: state selectors",
-            ));
+            return Err(Status::unimplemented("this authority attests no pids: state selectors"));
         }
         if request.pid != 0 || request.selectors.is_empty() {
             return Err(Status::invalid_argument(
@@ -97,10 +90,7 @@ impl DelegatedIdentity for Delegated {
         let view = move |book: &Book| {
             check_delegate(book, &attested, &authorized)?;
             // nothing that matches is an empty message, and the stream stays open
-            Ok(Seen {
-                fingerprint: book.fingerprint(&stated),
-                message: to_message(book, &stated),
-            })
+            Ok(Seen { fingerprint: book.fingerprint(&stated), message: to_message(book, &stated) })
         };
         let feed = follow(&self.shared.book, self.shared.ended.clone(), view);
         Ok(Response::new(feed))
@@ -113,11 +103,8 @@ impl DelegatedIdentity for Delegated {
         if !self.caller.admits(request.extensions()) {
             return Err(no_identity());
         }
-        let (shared, attested, authorized) = (
-            self.shared.clone(),
-            self.attested.clone(),
-            self.authorized.clone(),
-        );
+        let (shared, attested, authorized) =
+            (self.shared.clone(), self.attested.clone(), self.authorized.clone());
         let view = move |book: &Book| {
             check_delegate(book, &attested, &authorized)?;
             Ok(Seen {

@@ -16,10 +16,7 @@ pub struct Selector {
 impl Selector {
     /// A selector of its two parts.
     pub fn new(kind: impl Into<String>, value: impl Into<String>) -> Self {
-        Self {
-            kind: kind.into(),
-            value: value.into(),
-        }
+        Self { kind: kind.into(), value: value.into() }
     }
 }
 
@@ -38,9 +35,8 @@ impl FromStr for Selector {
     type Err = ParseSelectorError;
 
     fn from_str(text: &str) -> Result<Self, ParseSelectorError> {
-        let (kind, value) = text
-            .split_once(':')
-            .ok_or_else(|| ParseSelectorError(text.to_owned()))?;
+        let (kind, value) =
+            text.split_once(':').ok_or_else(|| ParseSelectorError(text.to_owned()))?;
         Ok(Self::new(kind, value))
     }
 }
@@ -69,12 +65,7 @@ impl Entry {
         selectors: impl IntoIterator<Item = Selector>,
         lifetime: Lifetime,
     ) -> Self {
-        Self {
-            id,
-            selectors: selectors.into_iter().collect(),
-            lifetime,
-            hint: String::new(),
-        }
+        Self { id, selectors: selectors.into_iter().collect(), lifetime, hint: String::new() }
     }
 
     /// SPIRE's rule: every selector of the entry is among those attested; more of them do no harm.

@@ -30,13 +30,7 @@ pub(super) fn follow<T: Send + 'static>(
         ended: CancellationToken,
         view: V,
     }
-    let follower = Follower {
-        changes: book.subscribe(),
-        last: None,
-        over: false,
-        ended,
-        view,
-    };
+    let follower = Follower { changes: book.subscribe(), last: None, over: false, ended, view };
     Box::pin(stream::unfold(follower, |mut follower| async move {
         loop {
             if follower.over {

@@ -134,11 +134,7 @@ impl Authority {
         };
         let tasks = TaskTracker::new();
         tasks.spawn(renew(shared.clone()));
-        Ok(Self {
-            shared,
-            tasks,
-            sockets: Mutex::default(),
-        })
+        Ok(Self { shared, tasks, sockets: Mutex::default() })
     }
 
     /// Adds or replaces an entry; all whom it concerns hear of it at once.
@@ -192,11 +188,7 @@ impl Authority {
         let (incoming, closed) = self.open(path, caller)?;
         self.tasks.spawn(async move {
             let server = Server::builder().add_service(service);
-            report(
-                server
-                    .serve_with_incoming_shutdown(incoming, closed.cancelled())
-                    .await,
-            );
+            report(server.serve_with_incoming_shutdown(incoming, closed.cancelled()).await);
         });
         Ok(())
     }
@@ -223,11 +215,7 @@ impl Authority {
         let (incoming, closed) = self.open(path, caller)?;
         self.tasks.spawn(async move {
             let server = Server::builder().add_service(service);
-            report(
-                server
-                    .serve_with_incoming_shutdown(incoming, closed.cancelled())
-                    .await,
-            );
+            report(server.serve_with_incoming_shutdown(incoming, closed.cancelled()).await);
         });
         Ok(())
     }
@@ -237,10 +225,8 @@ impl Authority {
         path: &Path,
         caller: Caller,
     ) -> Result<(UnixListenerStream, CancellationToken), AuthorityError> {
-        let listener = socket::listen(path, caller).map_err(|source| AuthorityError::Listen {
-            path: path.to_owned(),
-            source,
-        })?;
+        let listener = socket::listen(path, caller)
+            .map_err(|source| AuthorityError::Listen { path: path.to_owned(), source })?;
         let closed = self.shared.ended.child_token();
         self.sockets
             .lock()

@@ -21,9 +21,7 @@ pub struct Caller {
 
 impl Caller {
     pub(super) fn admits(self, connection: &tonic::Extensions) -> bool {
-        let peer = connection
-            .get::<UdsConnectInfo>()
-            .and_then(|info| info.peer_cred);
+        let peer = connection.get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
         peer.is_some_and(|peer| peer.uid() == self.uid || peer.uid() == 0)
     }
 }
@@ -36,10 +34,7 @@ pub(super) fn listen(path: &Path, caller: Caller) -> io::Result<UnixListener> {
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
     };
     if let Some(folder) = path.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         own(folder, 0o700)?;
     }
     match fs::remove_file(path) {

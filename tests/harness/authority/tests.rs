@@ -35,10 +35,7 @@ fn selectors(texts: &[&str]) -> Vec<Selector> {
 }
 
 fn myself() -> Caller {
-    Caller {
-        uid: nix::unistd::geteuid().as_raw(),
-        gid: nix::unistd::getegid().as_raw(),
-    }
+    Caller { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
 }
 
 impl World {
@@ -50,9 +47,7 @@ impl World {
         world.put("0-agent", "agent", &["dev:agent"]);
         let admin = world.path("admin");
         let attested = selectors(&["dev:agent"]);
-        let served = world
-            .authority
-            .serve_delegated(&admin, myself(), attested, id("agent"));
+        let served = world.authority.serve_delegated(&admin, myself(), attested, id("agent"));
         served.unwrap();
         world
     }
@@ -69,9 +64,7 @@ impl World {
     fn workload(&self, name: &str, attested: &[&str]) -> PathBuf {
         let path = self.path(name);
         let attested = selectors(attested);
-        self.authority
-            .serve_workload(&path, myself(), attested)
-            .unwrap();
+        self.authority.serve_workload(&path, myself(), attested).unwrap();
         path
     }
 
@@ -102,18 +95,13 @@ async fn next_ids(stream: &mut Streaming<SubscribeToX509sviDsResponse>) -> Vec<S
     let next = tokio::time::timeout(SOON, stream.message()).await;
     let message = next.unwrap().unwrap().unwrap();
     let svids = message.x509_svids.into_iter();
-    svids
-        .map(|svid| svid.x509_svid.unwrap().id.unwrap().path)
-        .collect()
+    svids.map(|svid| svid.x509_svid.unwrap().id.unwrap().path).collect()
 }
 
 async fn source(path: &Path) -> X509Source {
     let endpoint = format!("unix://{}", path.display());
     let builder = X509Source::builder().endpoint(endpoint);
-    tokio::time::timeout(SOON, builder.build())
-        .await
-        .unwrap()
-        .unwrap()
+    tokio::time::timeout(SOON, builder.build()).await.unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -162,26 +150,16 @@ async fn an_svid_is_pushed_anew_at_half_of_its_life() {
     let source = source(&path).await;
     let first = source.svid().unwrap();
     let mut updates = source.updated();
-    tokio::time::timeout(SOON, updates.changed())
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(SOON, updates.changed()).await.unwrap().unwrap();
     let second = source.svid().unwrap();
     assert_eq!(second.spiffe_id(), first.spiffe_id());
-    assert_ne!(
-        first.leaf().as_bytes(),
-        second.leaf().as_bytes(),
-        "a new certificate"
-    );
+    assert_ne!(first.leaf().as_bytes(), second.leaf().as_bytes(), "a new certificate");
 }
 
 #[tokio::test]
 async fn a_delegate_hears_of_an_entry_and_of_its_withdrawal_on_one_stream() {
     let world = World::start();
-    let mut stream = world
-        .subscribe(&["k8s:ns:shop", "k8s:pod-uid:u1"])
-        .await
-        .unwrap();
+    let mut stream = world.subscribe(&["k8s:ns:shop", "k8s:pod-uid:u1"]).await.unwrap();
     assert!(next_ids(&mut stream).await.is_empty());
     world.put("pod", "ns/shop/sa/web", &["k8s:pod-uid:u1"]);
     assert_eq!(next_ids(&mut stream).await, ["/ns/shop/sa/web"]);
@@ -196,10 +174,7 @@ async fn a_delegate_gets_several_identities_in_the_order_of_entry_ids() {
     let world = World::start();
     world.put("b", "second", &["k8s:pod-uid:u1"]);
     world.put("a", "first", &["k8s:pod-uid:u1", "k8s:ns:shop"]);
-    let mut stream = world
-        .subscribe(&["k8s:ns:shop", "k8s:pod-uid:u1"])
-        .await
-        .unwrap();
+    let mut stream = world.subscribe(&["k8s:ns:shop", "k8s:pod-uid:u1"]).await.unwrap();
     assert_eq!(next_ids(&mut stream).await, ["/first", "/second"]);
 }
 
@@ -218,19 +193,13 @@ async fn a_delegate_loses_its_stream_with_its_own_entry() {
     assert!(next_ids(&mut stream).await.is_empty());
     world.authority.remove_entry("0-agent");
     let status = stream.message().await.unwrap_err();
-    assert_eq!(
-        (status.code(), status.message()),
-        (Code::PermissionDenied, "no identity issued")
-    );
+    assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "no identity issued"));
     world.put("0-agent", "somebody-else", &["dev:agent"]);
     let status = match world.subscribe(&["k8s:pod-uid:u1"]).await {
         Err(status) => status,
         Ok(mut stream) => stream.message().await.unwrap_err(),
     };
-    assert_eq!(
-        status.message(),
-        "caller not configured as an authorized delegate"
-    );
+    assert_eq!(status.message(), "caller not configured as an authorized delegate");
 }
 
 #[tokio::test]
@@ -244,11 +213,7 @@ async fn a_delegate_that_states_nothing_is_refused() {
 async fn a_foreign_identity_comes_from_a_foreign_ca_with_our_bundle_beside_it() {
     let world = World::start();
     let foreign = SpiffeId::new("spiffe://elsewhere.org/safe").unwrap();
-    let entry = Entry::new(
-        foreign.clone(),
-        selectors(&["dev:x"]),
-        Lifetime::Renewed(TTL),
-    );
+    let entry = Entry::new(foreign.clone(), selectors(&["dev:x"]), Lifetime::Renewed(TTL));
     world.authority.put_entry("x", entry).unwrap();
     let source = source(&world.workload("x", &["dev:x"])).await;
     assert_eq!(source.svid().unwrap().spiffe_id(), &foreign);
@@ -270,9 +235,6 @@ async fn shutdown_ends_streams_and_leaves_no_socket() {
     assert!(next_ids(&mut stream).await.is_empty());
     let shutdown = world.authority.shutdown();
     tokio::time::timeout(SOON, shutdown).await.unwrap();
-    assert_eq!(
-        stream.message().await.unwrap_err().code(),
-        Code::Unavailable
-    );
+    assert_eq!(stream.message().await.unwrap_err().code(), Code::Unavailable);
     assert_eq!(fs::read_dir(world.folder.path()).unwrap().count(), 0);
 }

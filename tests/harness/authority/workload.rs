@@ -27,9 +27,7 @@ impl Workload {
     fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
         let header = request.metadata().get(SECURITY_HEADER);
         if header.is_none_or(|value| value != "true") {
-            return Err(Status::invalid_argument(
-                "security header missing from request",
-            ));
+            return Err(Status::invalid_argument("security header missing from request"));
         }
         if !self.caller.admits(request.extensions()) {
             return Err(no_identity());
@@ -71,18 +69,10 @@ impl SpiffeWorkloadApi for Workload {
             let foreign = book
                 .matching(&attested)
                 .any(|issued| !issued.svid.id.is_member_of(&shared.trust_domain));
-            let federated_bundles = if foreign {
-                [shared.bundle()].into()
-            } else {
-                [].into()
-            };
+            let federated_bundles = if foreign { [shared.bundle()].into() } else { [].into() };
             Ok(Seen {
                 fingerprint: book.fingerprint(&attested),
-                message: X509svidResponse {
-                    svids,
-                    crl: Vec::new(),
-                    federated_bundles,
-                },
+                message: X509svidResponse { svids, crl: Vec::new(), federated_bundles },
             })
         };
         let feed = follow(&self.shared.book, self.shared.ended.clone(), view);
@@ -102,10 +92,7 @@ impl SpiffeWorkloadApi for Workload {
             // the CA lives as long as the authority: its bundle is sent once
             Ok(Seen {
                 fingerprint: Vec::new(),
-                message: X509BundlesResponse {
-                    crl: Vec::new(),
-                    bundles: [shared.bundle()].into(),
-                },
+                message: X509BundlesResponse { crl: Vec::new(), bundles: [shared.bundle()].into() },
             })
         };
         let feed = follow(&self.shared.book, self.shared.ended.clone(), view);

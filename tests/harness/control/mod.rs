@@ -89,10 +89,8 @@ pub(crate) fn ask(
     mut progress: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<Reply, ControlError> {
     let dialled = UnixStream::connect(layout.control_socket());
-    let mut stream = dialled.map_err(|source| ControlError::NotRunning {
-        folder: layout.root().to_owned(),
-        source,
-    })?;
+    let mut stream = dialled
+        .map_err(|source| ControlError::NotRunning { folder: layout.root().to_owned(), source })?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(ControlError::Broken)?;

@@ -118,9 +118,7 @@ async fn follow(pod: &Pod, write: &mut OwnedWriteHalf) -> Result<(), PlaygroundE
         match state.phase {
             Phase::Ready => return Ok(()),
             Phase::Gone => {
-                let PodSpec {
-                    namespace, name, ..
-                } = pod.spec().clone();
+                let PodSpec { namespace, name, .. } = pod.spec().clone();
                 return Err(PodError::Unknown { namespace, name }.into());
             }
             Phase::Publishing | Phase::Pausing => {}
@@ -145,10 +143,7 @@ fn describe(playground: &Playground, pod: &Pod) -> PodInfo {
         Phase::Gone => "deleted",
     };
     PodInfo {
-        name: PodName {
-            namespace: spec.namespace.clone(),
-            name: spec.name.clone(),
-        },
+        name: PodName { namespace: spec.namespace.clone(), name: spec.name.clone() },
         workload: spec.workload.clone(),
         state: words.to_owned(),
         event: state.event.filter(|_| state.phase != Phase::Ready),

@@ -65,10 +65,7 @@ const FIRST: &str = r#"{"username":"admin","password":"correct horse"}"#;
 pub(crate) async fn run(home: Home) -> Result<(), DemoError> {
     let folder = tempfile::Builder::new().prefix("vsecm-").tempdir();
     let folder = folder.map_err(io_error("make a temporary folder"))?;
-    let options = Options {
-        hold: Duration::from_secs(2),
-        ..Options::default()
-    };
+    let options = Options { hold: Duration::from_secs(2), ..Options::default() };
     let mut teller = Teller::default();
     Teller::title(
         "VSecM on one machine: real processes, mutual TLS by SPIFFE identity, FUSE volumes",
@@ -93,9 +90,7 @@ pub(crate) async fn run(home: Home) -> Result<(), DemoError> {
         Teller::detail(&format!("The demo ends here; its logs are kept in {kept}"))?;
         return Err(error);
     }
-    folder
-        .close()
-        .map_err(io_error("remove the temporary folder"))?;
+    folder.close().map_err(io_error("remove the temporary folder"))?;
     if path.exists() {
         let found = path.display().to_string();
         let claim = "the folder of the playground is gone";
@@ -120,20 +115,14 @@ fn introduce(
         Home::Here => "",
         Home::OwnNamespace => ", in a user namespace, without root",
     };
-    Teller::detail(&format!(
-        "{users}{home}; node-agent serves without any capability"
-    ))
+    Teller::detail(&format!("{users}{home}; node-agent serves without any capability"))
 }
 
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
 
-    let listen = || {
-        Ok::<_, io::Error>((
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        ))
-    };
+    let listen =
+        || Ok::<_, io::Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?));
     match listen() {
         Ok((mut interrupt, mut terminate)) => tokio::select! {
             _ = interrupt.recv() => {}

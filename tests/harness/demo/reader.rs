@@ -54,11 +54,7 @@ impl Reader {
             .name("reader".to_owned())
             .spawn(work)
             .map_err(io_error("start the reader"))?;
-        Ok(Self {
-            over,
-            reads,
-            thread,
-        })
+        Ok(Self { over, reads, thread })
     }
 
     /// Reads so far.
@@ -72,9 +68,7 @@ impl Reader {
         let joined = tokio::task::spawn_blocking(move || self.thread.join());
         match joined.await {
             Ok(Ok(report)) => Ok(report),
-            _ => Err(io_error("hear from the reader")(io::Error::other(
-                "it panicked",
-            ))),
+            _ => Err(io_error("hear from the reader")(io::Error::other("it panicked"))),
         }
     }
 }

@@ -26,11 +26,7 @@ pub(super) async fn all(teller: &mut Teller, playground: &Playground) -> Result<
 async fn a_pod_waits(teller: &mut Teller, playground: &Playground) -> Result<Arc<Pod>, DemoError> {
     let pod = playground.create_pod(PodSpec::new("web"))?;
     let event = pod.waits(SOON).await?;
-    holds(
-        "the event says how to register the secret",
-        event.contains("safe -w web"),
-        &event,
-    )?;
+    holds("the event says how to register the secret", event.contains("safe -w web"), &event)?;
     let there = pod.path().exists();
     holds("nothing is mounted while the pod waits", !there, "a mount")?;
     teller.step("Pod default/web waits for its volume, and its events say why:")?;
@@ -48,17 +44,12 @@ async fn its_secret_comes(
 ) -> Result<(), DemoError> {
     let begun = Instant::now();
     let registered = async {
-        playground
-            .register("web", "default", FIRST.as_bytes())
-            .await?;
+        playground.register("web", "default", FIRST.as_bytes()).await?;
         Ok::<_, DemoError>(begun.elapsed())
     };
     let readable = async {
         pod.ready(SOON).await?;
-        let content = pod
-            .read_text("username")
-            .await
-            .map_err(io_error("read username"))?;
+        let content = pod.read_text("username").await.map_err(io_error("read username"))?;
         Ok((content, begun.elapsed()))
     };
     let (answered, (content, seen)) = try_join!(registered, readable)?;
@@ -89,11 +80,7 @@ async fn its_files(teller: &mut Teller, pod: &Pod) -> Result<(), DemoError> {
     }
     Teller::detail(&listing)?;
     let document = run(&["cat", "secrets.json"], pod.path()).await?;
-    holds(
-        "the document is there byte for byte",
-        document == FIRST,
-        &document,
-    )?;
+    holds("the document is there byte for byte", document == FIRST, &document)?;
     Teller::detail(&document)
 }
 
@@ -136,10 +123,7 @@ async fn rotate(playground: &Playground, pod: &Pod, password: &str) -> Result<Du
     };
     let seen = async {
         rotations.next(SOON).await?;
-        let content = pod
-            .read_text("password")
-            .await
-            .map_err(io_error("read password"))?;
+        let content = pod.read_text("password").await.map_err(io_error("read password"))?;
         Ok((content, begun.elapsed()))
     };
     let ((), (content, took)) = try_join!(registered, seen)?;
@@ -153,11 +137,7 @@ async fn a_namesake_gets_nothing(
 ) -> Result<(), DemoError> {
     let pod = playground.create_pod(PodSpec::new("web").namespace("other"))?;
     let event = pod.waits(SOON).await?;
-    holds(
-        "the event names the namespace to register in",
-        event.contains("-n other"),
-        &event,
-    )?;
+    holds("the event names the namespace to register in", event.contains("-n other"), &event)?;
     let there = pod.path().exists();
     holds("nothing is mounted for it", !there, "a mount")?;
     playground.delete_pod(&pod, SOON).await?;
@@ -181,11 +161,7 @@ async fn node_agent_dies(
     rotate(playground, pod, "tr0ub4dor").await?;
     let took = begun.elapsed();
     let report = reader.stop().await?;
-    let failed = format!(
-        "{} failed: {:?}",
-        report.failures.len(),
-        report.failures.first()
-    );
+    let failed = format!("{} failed: {:?}", report.failures.len(), report.failures.first());
     holds("no read fails", report.failures.is_empty(), &failed)?;
     teller.step(&format!(
         "node-agent is killed with -9 while an application reads (pid {killed}, then {successor}):"
@@ -204,15 +180,8 @@ async fn safe_dies(
     pod: &Pod,
 ) -> Result<(), DemoError> {
     playground.crash(Component::Safe).await?;
-    let content = pod
-        .read_text("password")
-        .await
-        .map_err(io_error("read password"))?;
-    holds(
-        "the files stay while safe is away",
-        content == "tr0ub4dor",
-        &content,
-    )?;
+    let content = pod.read_text("password").await.map_err(io_error("read password"))?;
+    holds("the files stay while safe is away", content == "tr0ub4dor", &content)?;
     playground.start_component(Component::Safe).await?;
     let list = playground.safe(&["-l"], b"").await?;
     holds(
@@ -262,12 +231,8 @@ async fn run(words: &[&str], folder: &Path) -> Result<String, DemoError> {
     let failed = io_error(format!("run {}", words.join(" ")));
     let (program, arguments) = words.split_first().unwrap_or((&"true", &[]));
     let mut command = tokio::process::Command::new(program);
-    let output = command
-        .args(arguments)
-        .current_dir(folder)
-        .env("LC_ALL", "C")
-        .kill_on_drop(true)
-        .output();
+    let output =
+        command.args(arguments).current_dir(folder).env("LC_ALL", "C").kill_on_drop(true).output();
     let output = match tokio::time::timeout(SOON, output).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(failed(error)),

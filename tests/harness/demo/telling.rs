@@ -31,7 +31,5 @@ impl Teller {
 
 fn write(line: &str) -> Result<(), DemoError> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .map_err(io_error("write to stdout"))
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(io_error("write to stdout"))
 }

@@ -163,9 +163,7 @@ impl Pod {
                 namespace: self.spec.namespace.clone(),
                 name: self.spec.name.clone(),
                 within,
-                event: self
-                    .event()
-                    .unwrap_or_else(|| "no call has failed yet".to_owned()),
+                event: self.event().unwrap_or_else(|| "no call has failed yet".to_owned()),
             }),
         }
     }
@@ -208,11 +206,7 @@ impl fmt::Debug for Kubelet {
 impl Kubelet {
     /// A kubelet with its root `folder`, and a driver that listens at `csi`.
     pub fn new(folder: PathBuf, csi: PathBuf) -> Self {
-        Self {
-            folder,
-            csi,
-            pods: Mutex::default(),
-        }
+        Self { folder, csi, pods: Mutex::default() }
     }
 
     fn pods(&self) -> std::sync::MutexGuard<'_, Pods> {
@@ -261,10 +255,7 @@ impl Kubelet {
     pub(crate) fn find(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, PodError> {
         let key = (namespace.to_owned(), name.to_owned());
         let found = self.pods().get(&key).cloned();
-        found.ok_or(PodError::Unknown {
-            namespace: key.0,
-            name: key.1,
-        })
+        found.ok_or(PodError::Unknown { namespace: key.0, name: key.1 })
     }
 
     pub(crate) fn list(&self) -> Vec<Arc<Pod>> {
@@ -334,26 +325,17 @@ struct Patience {
 
 impl Patience {
     fn new(within: Duration) -> Self {
-        Self {
-            within,
-            until: tokio::time::Instant::now() + within,
-        }
+        Self { within, until: tokio::time::Instant::now() + within }
     }
 
     async fn wait<T>(&mut self, what: &str, work: impl Future<Output = T>) -> Result<T, TooLate> {
         let done = tokio::time::timeout_at(self.until, work).await;
-        done.map_err(|_elapsed| TooLate {
-            what: what.to_owned(),
-            within: self.within,
-        })
+        done.map_err(|_elapsed| TooLate { what: what.to_owned(), within: self.within })
     }
 }
 
 fn folder_error(path: &Path, source: io::Error) -> PodError {
-    PodError::Folder {
-        path: path.to_owned(),
-        source,
-    }
+    PodError::Folder { path: path.to_owned(), source }
 }
 
 fn make_link(link: &Path, target: &Path) -> io::Result<()> {

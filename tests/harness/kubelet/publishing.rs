@@ -44,11 +44,8 @@ pub(super) fn start(
     request: NodePublishVolumeRequest,
     deleted: CancellationToken,
 ) -> (watch::Receiver<PodState>, JoinHandle<()>) {
-    let (state, seen) = watch::channel(PodState {
-        phase: Phase::Publishing,
-        event: None,
-        calls: 0,
-    });
+    let (state, seen) =
+        watch::channel(PodState { phase: Phase::Publishing, event: None, calls: 0 });
     let task = tokio::spawn(async move {
         let mut backoff = Backoff::new();
         while !deleted.is_cancelled() {

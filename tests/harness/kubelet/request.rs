@@ -36,10 +36,7 @@ pub(super) fn publish(spec: &PodSpec, uid: &str, target: &Path) -> NodePublishVo
         ("csi.storage.k8s.io/pod.name", spec.name.as_str()),
         ("csi.storage.k8s.io/pod.namespace", &spec.namespace),
         ("csi.storage.k8s.io/pod.uid", uid),
-        (
-            "csi.storage.k8s.io/serviceAccount.name",
-            &spec.service_account,
-        ),
+        ("csi.storage.k8s.io/serviceAccount.name", &spec.service_account),
         ("csi.storage.k8s.io/ephemeral", "true"),
     ] {
         volume_context.insert(key.to_owned(), value.to_owned());
@@ -57,9 +54,7 @@ pub(super) fn publish(spec: &PodSpec, uid: &str, target: &Path) -> NodePublishVo
         target_path: target.display().to_string(),
         volume_capability: Some(VolumeCapability {
             // an inline volume is always asked for so, also when it is read-only
-            access_mode: Some(AccessMode {
-                mode: SingleNodeWriter.into(),
-            }),
+            access_mode: Some(AccessMode { mode: SingleNodeWriter.into() }),
             access_type: Some(AccessType::Mount(mount)),
         }),
         readonly: true,
@@ -84,10 +79,7 @@ mod tests {
         let spec = PodSpec::new("web").attribute("mode", "0400").fs_group(7);
         let target = target(Path::new("/k"), "u1");
         let request = publish(&spec, "u1", &target);
-        assert_eq!(
-            request.target_path,
-            "/k/pods/u1/volumes/kubernetes.io~csi/vsecm/mount"
-        );
+        assert_eq!(request.target_path, "/k/pods/u1/volumes/kubernetes.io~csi/vsecm/mount");
         assert!(request.volume_id.starts_with("csi-"));
         assert_eq!(request.volume_id.len(), 4 + 64);
         assert!(request.readonly);

@@ -87,13 +87,7 @@ impl PodSpec {
 
     /// Its identity, as the `ClusterSPIFFEID`'s template makes it.
     pub(crate) fn spiffe_id(&self) -> Result<SpiffeId, SpiffeIdError> {
-        let Self {
-            name,
-            workload,
-            namespace,
-            service_account,
-            ..
-        } = self;
+        let Self { name, workload, namespace, service_account, .. } = self;
         SpiffeId::new(format!(
             "spiffe://{TRUST_DOMAIN}/workload/{workload}/ns/{namespace}/sa/{service_account}/n/{name}"
         ))

@@ -33,10 +33,7 @@ impl Playground {
 
 fn selectors_of(component: Component, users: Users) -> Vec<Selector> {
     let uid = users.owner(component).uid;
-    vec![
-        Selector::new("dev", component.name()),
-        Selector::new("unix", format!("uid:{uid}")),
-    ]
+    vec![Selector::new("dev", component.name()), Selector::new("unix", format!("uid:{uid}"))]
 }
 
 /// The components' entries and sockets.
@@ -45,10 +42,7 @@ pub(super) fn authority(
     users: Users,
     lifetime: Duration,
 ) -> Result<Authority, PlaygroundError> {
-    let name = |source| PlaygroundError::Name {
-        pod: TRUST_DOMAIN.to_owned(),
-        source,
-    };
+    let name = |source| PlaygroundError::Name { pod: TRUST_DOMAIN.to_owned(), source };
     let authority = Authority::start(TrustDomain::new(TRUST_DOMAIN).map_err(name)?)?;
     for component in Component::ALL {
         let Some(path) = component.spiffe_path() else {

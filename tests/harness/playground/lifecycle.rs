@@ -61,26 +61,19 @@ impl Playground {
         };
         match awaiting::value(&what, START_LIMIT, probe).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(PlaygroundError::EndedAtOnce {
-                component,
-                said: self.last_words(component),
-            }),
-            Err(source) => Err(PlaygroundError::NotReady {
-                source,
-                said: self.last_words(component),
-            }),
+            Ok(false) => {
+                Err(PlaygroundError::EndedAtOnce { component, said: self.last_words(component) })
+            }
+            Err(source) => {
+                Err(PlaygroundError::NotReady { source, said: self.last_words(component) })
+            }
         }
     }
 
     /// Says who is to be ended should we be killed.
     fn tell_guard(&self) {
         let living = |process: &&Process| !process.has_ended();
-        let groups: Vec<_> = self
-            .processes()
-            .values()
-            .filter(living)
-            .map(Process::pid)
-            .collect();
+        let groups: Vec<_> = self.processes().values().filter(living).map(Process::pid).collect();
         let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = guard.watch(groups.into_iter()) {
             tracing::warn!(%error, "the guard of the playground has gone");
@@ -111,9 +104,7 @@ impl Playground {
 
     /// All processes of a component: one, or node-agent's supervisor and server.
     pub fn pids(&self, component: Component) -> Vec<Pid> {
-        self.processes()
-            .get(&component)
-            .map_or_else(Vec::new, Process::group)
+        self.processes().get(&component).map_or_else(Vec::new, Process::group)
     }
 
     /// The process that does the component's work, if it lives.
@@ -132,17 +123,13 @@ impl Playground {
     /// # Errors
     /// [`PlaygroundError::NotRunning`], [`PlaygroundError::Process`].
     pub fn kill(&self, component: Component, signal: Signal) -> Result<Pid, PlaygroundError> {
-        let pid = self
-            .serving_pid(component)
-            .ok_or(PlaygroundError::NotRunning(component))?;
+        let pid = self.serving_pid(component).ok_or(PlaygroundError::NotRunning(component))?;
         match signal::kill(pid, signal) {
             Ok(()) | Err(Errno::ESRCH) => Ok(pid),
-            Err(source) => Err(ProcessError::Signal {
-                name: component.binary().to_owned(),
-                signal,
-                source,
+            Err(source) => {
+                Err(ProcessError::Signal { name: component.binary().to_owned(), signal, source }
+                    .into())
             }
-            .into()),
         }
     }
 
@@ -224,11 +211,7 @@ impl Playground {
             Err(error) => leaks.push(format!("mounts cannot be listed: {error}")),
         }
         self.clean_up(&mut leaks);
-        if leaks.is_empty() {
-            Ok(())
-        } else {
-            Err(PlaygroundError::Leaks(leaks))
-        }
+        if leaks.is_empty() { Ok(()) } else { Err(PlaygroundError::Leaks(leaks)) }
     }
 
     /// What must go however the end came about.

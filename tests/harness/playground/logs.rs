@@ -24,9 +24,7 @@ impl Playground {
     /// [`PlaygroundError::File`].
     pub fn log_lines(&self, component: Component) -> Result<Vec<Value>, PlaygroundError> {
         let log = self.log(component)?;
-        let lines = log
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok());
+        let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
         Ok(lines.collect())
     }
 

@@ -148,10 +148,7 @@ impl Playground {
         require_fuse()?;
         let users = Users::detect();
         let layout = Layout::create(folder, users)?;
-        let file = |path: &Path, source| PlaygroundError::File {
-            path: path.to_owned(),
-            source,
-        };
+        let file = |path: &Path, source| PlaygroundError::File { path: path.to_owned(), source };
         let lock = take(&layout)?;
         // a predecessor that was killed left its mounts
         mounts::detach_below(layout.root()).map_err(|e| file(layout.root(), e))?;
@@ -184,9 +181,7 @@ impl Playground {
     }
 
     fn processes(&self) -> MutexGuard<'_, BTreeMap<Component, Process>> {
-        self.processes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its paths.
@@ -223,16 +218,13 @@ impl Playground {
 /// Makes sure that nobody else works in the folder; the kernel frees it when we end.
 fn take(layout: &Layout) -> Result<File, PlaygroundError> {
     let path = layout.lock_file();
-    let file = |source| PlaygroundError::File {
-        path: path.clone(),
-        source,
-    };
+    let file = |source| PlaygroundError::File { path: path.clone(), source };
     let lock = File::create(&path).map_err(file)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(PlaygroundError::Taken {
-            folder: layout.root().to_owned(),
-        }),
+        Err(TryLockError::WouldBlock) => {
+            Err(PlaygroundError::Taken { folder: layout.root().to_owned() })
+        }
         Err(TryLockError::Error(source)) => Err(file(source)),
     }
 }

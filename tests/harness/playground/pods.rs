@@ -17,9 +17,7 @@ impl Playground {
         identities::admit(self, &spec, &uid)?;
         let link = layout.pod_link(&spec.namespace, &spec.name);
         let identity = layout.pod_socket(&uid);
-        let admitted = self
-            .kubelet
-            .admit(spec, uid.clone(), identity.clone(), &link);
+        let admitted = self.kubelet.admit(spec, uid.clone(), identity.clone(), &link);
         if admitted.is_err() {
             self.authority.remove_entry(&identities::entry_id(&uid));
             self.authority.close(&identity);

@@ -19,14 +19,7 @@ pub(super) fn uid() -> Result<String, PlaygroundError> {
         | (0x8000_u128 << 48);
     let digits = format!("{number:032x}");
     let part = |from, to| digits.get(from..to).unwrap_or_default();
-    Ok(format!(
-        "{}-{}-{}-{}-{}",
-        part(0, 8),
-        part(8, 12),
-        part(12, 16),
-        part(16, 20),
-        part(20, 32)
-    ))
+    Ok(format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)))
 }
 
 /// A port for safe below those that the kernel gives to clients, so that it stays free while safe

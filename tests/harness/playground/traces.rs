@@ -61,10 +61,7 @@ fn walk(
 }
 
 fn file_error(path: &Path, source: io::Error) -> PlaygroundError {
-    PlaygroundError::File {
-        path: path.to_owned(),
-        source,
-    }
+    PlaygroundError::File { path: path.to_owned(), source }
 }
 
 fn contains(bytes: &[u8], needle: &[u8]) -> bool {

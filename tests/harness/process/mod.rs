@@ -60,10 +60,8 @@ impl Process {
     /// # Errors
     /// [`ProcessError::Spawn`].
     pub(crate) fn start(name: &str, command: Command) -> Result<Self, ProcessError> {
-        let tied = spawn::tied_to_us(command).map_err(|source| ProcessError::Spawn {
-            name: name.to_owned(),
-            source,
-        })?;
+        let tied = spawn::tied_to_us(command)
+            .map_err(|source| ProcessError::Spawn { name: name.to_owned(), source })?;
         Ok(Self {
             name: name.to_owned(),
             pid: tied.pid,
@@ -127,11 +125,7 @@ impl Drop for Process {
         {
             tracing::error!(name = self.name, %error, "a process group could not be killed");
         }
-        if self
-            .waiter
-            .take()
-            .is_some_and(|waiter| waiter.join().is_err())
-        {
+        if self.waiter.take().is_some_and(|waiter| waiter.join().is_err()) {
             tracing::error!(name = self.name, "a process could not be reaped");
         }
     }
@@ -214,14 +208,10 @@ mod tests {
         let process = Process::start("sh", shell("sleep 100 & sleep 100")).unwrap();
         let group = process.pid();
         let forked = || group_members(group).len() > 1;
-        crate::awaiting::until("a second process", SOON, forked)
-            .await
-            .unwrap();
+        crate::awaiting::until("a second process", SOON, forked).await.unwrap();
         drop(process);
         let empty = || group_members(group).is_empty();
-        crate::awaiting::until("an empty group", SOON, empty)
-            .await
-            .unwrap();
+        crate::awaiting::until("an empty group", SOON, empty).await.unwrap();
     }
 
     #[tokio::test]
@@ -234,9 +224,7 @@ mod tests {
             let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
             mask & (1 << (Signal::SIGTERM as i32 - 1)) != 0
         };
-        crate::awaiting::until("a deaf child", SOON, ignores)
-            .await
-            .unwrap();
+        crate::awaiting::until("a deaf child", SOON, ignores).await.unwrap();
         let grace = Duration::from_millis(10);
         assert_eq!(process.stop(grace).await, Stopped::ByForce);
     }

@@ -44,16 +44,10 @@ pub(super) fn tied_to_us(mut command: Command) -> io::Result<Tied> {
             let _told: Result<(), _> = reply.send(Err(error));
         }
     };
-    let waiter = thread::Builder::new()
-        .name("waiter".to_owned())
-        .spawn(work)?;
+    let waiter = thread::Builder::new().name("waiter".to_owned()).spawn(work)?;
     let gone = |_gone| io::Error::other("the thread that starts the process ended");
     let pid = started.recv().map_err(gone)??;
-    Ok(Tied {
-        pid,
-        status,
-        waiter,
-    })
+    Ok(Tied { pid, status, waiter })
 }
 
 #[expect(unsafe_code, reason = "std has no safe way to set a death signal")]

@@ -18,9 +18,7 @@ use vsecm_tests::{Playground, authority::Svid};
 
 /// Where a playground's Safe listens.
 pub(crate) fn address(playground: &Playground) -> Address {
-    format!("https://{}/", playground.safe_address())
-        .parse()
-        .unwrap()
+    format!("https://{}/", playground.safe_address()).parse().unwrap()
 }
 
 /// A certificate with its key, wherever it came from.
@@ -32,19 +30,13 @@ pub(crate) struct Identity {
 impl Identity {
     /// From DER and PKCS#8, as SPIRE's APIs hand them out.
     pub(crate) fn from_der(certificate: Vec<u8>, key: Vec<u8>) -> Self {
-        Self {
-            chain: vec![certificate.into()],
-            key: PrivateKeyDer::Pkcs8(key.into()),
-        }
+        Self { chain: vec![certificate.into()], key: PrivateKeyDer::Pkcs8(key.into()) }
     }
 }
 
 impl From<&Svid> for Identity {
     fn from(svid: &Svid) -> Self {
-        Self {
-            chain: svid.certificates(),
-            key: svid.private_key(),
-        }
+        Self { chain: svid.certificates(), key: svid.private_key() }
     }
 }
 

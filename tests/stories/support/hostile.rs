@@ -70,10 +70,7 @@ pub(crate) fn serve(device: OwnedFd, tree: Tree) -> Service {
         // the descriptor is not held while nothing is to be done
         while let Some(device) = device.upgrade() {
             let mut waiting = [PollFd::new(&*device, PollFlags::IN)];
-            let pause = Timespec {
-                tv_sec: 0,
-                tv_nsec: 20_000_000,
-            };
+            let pause = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
             match poll(&mut waiting, Some(&pause)) {
                 Ok(0) => continue,
                 Ok(_) | Err(Errno::INTR) => {}
@@ -214,10 +211,8 @@ fn attributes(number: u64, node: &Node) -> Vec<u8> {
 }
 
 fn listing(tree: &Tree, request: &Request<'_>) -> Vec<u8> {
-    let offset = usize::try_from(u64::from_ne_bytes(
-        request.body()[8..16].try_into().unwrap(),
-    ))
-    .unwrap();
+    let offset =
+        usize::try_from(u64::from_ne_bytes(request.body()[8..16].try_into().unwrap())).unwrap();
     let room = usize::try_from(request.u32_at(40 + 16)).unwrap();
     let Some(Node::Folder(names)) = tree.nodes.get(&request.node()) else {
         return vec![];

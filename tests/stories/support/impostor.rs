@@ -44,11 +44,7 @@ impl Impostor {
                 count.send_modify(|n| *n += 1);
             }
         });
-        Self {
-            heard,
-            attempts,
-            task,
-        }
+        Self { heard, attempts, task }
     }
 
     /// Waits until `n` clients have come and gone.

@@ -33,10 +33,7 @@ impl Operator {
             .unwrap();
         let channel = attacker::channel(&attacker::address(playground), Some((&svid).into()));
         let token = fs::read_to_string(playground.layout().token()).unwrap();
-        Self {
-            client: AdminClient::new(channel),
-            token: token.trim().to_owned(),
-        }
+        Self { client: AdminClient::new(channel), token: token.trim().to_owned() }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -78,8 +75,5 @@ impl Operator {
 
 /// A key for the wire.
 pub(crate) fn key(name: &str, namespace: &str) -> proto::SecretKey {
-    proto::SecretKey {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    }
+    proto::SecretKey { namespace: namespace.to_owned(), name: name.to_owned() }
 }

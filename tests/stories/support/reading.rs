@@ -39,11 +39,7 @@ impl Hammers {
             })
         };
         let threads = (0..count).map(one).collect();
-        Self {
-            stop,
-            rounds,
-            threads,
-        }
+        Self { stop, rounds, threads }
     }
 
     /// Ends all; how often they struck.
@@ -53,9 +49,7 @@ impl Hammers {
     pub(crate) async fn stop(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         let joining = tokio::task::spawn_blocking(move || {
-            self.threads
-                .into_iter()
-                .try_for_each(|thread| thread.join().unwrap())
+            self.threads.into_iter().try_for_each(|thread| thread.join().unwrap())
         });
         let joined = tokio::time::timeout(SOON, joining).await;
         joined.expect("a reader hangs").unwrap().unwrap();

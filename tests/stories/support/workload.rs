@@ -17,18 +17,13 @@ use super::attacker;
 
 /// A workload's SPIFFE ID in every playground.
 pub(crate) fn id(name: &str, namespace: &str) -> SpiffeId {
-    format!("spiffe://vsecm.com/workload/{name}/ns/{namespace}/sa/default/n/story")
-        .parse()
-        .unwrap()
+    format!("spiffe://vsecm.com/workload/{name}/ns/{namespace}/sa/default/n/story").parse().unwrap()
 }
 
 /// An SVID for a workload that lasts as long as a story may.
 pub(crate) fn svid(playground: &Playground, name: &str, namespace: &str) -> Svid {
     let lifetime = Lifetime::Once(Duration::from_hours(1));
-    playground
-        .authority()
-        .issue(&id(name, namespace), lifetime)
-        .unwrap()
+    playground.authority().issue(&id(name, namespace), lifetime).unwrap()
 }
 
 /// A client that shows `svid`, or no certificate.
@@ -71,8 +66,5 @@ pub(crate) fn document(state: &State) -> Option<&[u8]> {
 /// Whether TLS was refused: the server judges a certificate after the client's handshake is over,
 /// so the client hears of it as a broken connection.
 pub(crate) fn is_broken_connection(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
-    )
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal)
 }

@@ -130,17 +130,9 @@ impl Door {
         let volume = volume.clone();
         let state = AgentRequest::State { volume };
         match self.ask_agent(&state, None, PATIENCE).await? {
-            AgentReply::State {
-                serving,
-                condition,
-                bytes,
-                files,
-            } => Ok(VolumeState {
-                serving,
-                condition,
-                bytes,
-                files,
-            }),
+            AgentReply::State { serving, condition, bytes, files } => {
+                Ok(VolumeState { serving, condition, bytes, files })
+            }
             _ => Err(AskError::Unexpected(self.name)),
         }
     }
@@ -151,10 +143,7 @@ impl Door {
     /// Any [`AskError`].
     pub async fn duty(&self) -> Result<Connection, AskError> {
         let agent = self.dial().await?;
-        match self
-            .call(&agent, &AgentRequest::Duty, None, PATIENCE)
-            .await?
-        {
+        match self.call(&agent, &AgentRequest::Duty, None, PATIENCE).await? {
             (AgentReply::Done, _) => Ok(agent),
             _ => Err(AskError::Unexpected(self.name)),
         }
@@ -190,8 +179,7 @@ impl Door {
         call: impl Future<Output = Result<T, ChannelError>>,
     ) -> Result<T, AskError> {
         let done = timeout(patience, call).await;
-        done.map_err(|_late| AskError::Late(self.name))?
-            .map_err(|e| AskError::Away(self.name, e))
+        done.map_err(|_late| AskError::Late(self.name))?.map_err(|e| AskError::Away(self.name, e))
     }
 }
 
@@ -220,9 +208,7 @@ where
 /// Pauses before a peer is dialled again: [`FIRST_PAUSE`], doubled up to 1 s.
 pub fn pauses() -> impl Iterator<Item = Duration> {
     let longest = Duration::from_secs(1);
-    iter::successors(Some(FIRST_PAUSE), move |pause| {
-        Some((*pause * 2).min(longest))
-    })
+    iter::successors(Some(FIRST_PAUSE), move |pause| Some((*pause * 2).min(longest)))
 }
 
 /// An error and its causes in one sentence.
@@ -256,11 +242,7 @@ mod tests {
         let mut failures = 3;
         let attempt = || {
             failures -= 1;
-            std::future::ready(if failures == 0 {
-                Ok(5)
-            } else {
-                Err(AskError::Late("x"))
-            })
+            std::future::ready(if failures == 0 { Ok(5) } else { Err(AskError::Late("x")) })
         };
         assert_eq!(persist("not yet", attempt).await, 5);
     }

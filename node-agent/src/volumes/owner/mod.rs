@@ -41,11 +41,7 @@ const PRUNE: Duration = Duration::from_secs(15);
 /// What the task is told.
 pub(super) enum Command {
     /// Serve on this descriptor.
-    Serve {
-        descriptor: OwnedFd,
-        start: Start,
-        reply: oneshot::Sender<Result<(), String>>,
-    },
+    Serve { descriptor: OwnedFd, start: Start, reply: oneshot::Sender<Result<(), String>> },
     /// Forget the volume.
     Detach { reply: oneshot::Sender<()> },
 }
@@ -296,11 +292,7 @@ impl Owner {
 
     async fn obey(&mut self, command: Command) -> Next {
         match command {
-            Command::Serve {
-                descriptor,
-                start,
-                reply,
-            } => {
+            Command::Serve { descriptor, start, reply } => {
                 let done = self.serve(descriptor, start).await;
                 self.tell();
                 if reply.send(done).is_err() {

@@ -25,9 +25,7 @@ impl Owner {
             }
             (None, _) => {}
         }
-        let source = self
-            .desired()
-            .ok_or("the volume has no content yet: attach it first")?;
+        let source = self.desired().ok_or("the volume has no content yet: attach it first")?;
         let older = self.older_than(&source, start);
         let shown = Shown::start(&self.record, source, older, descriptor, start)
             .await

@@ -34,9 +34,7 @@ impl Owner {
         let same_key = match &self.member {
             Some(member) if *member.watch.key() == identity.key => {
                 let volume = &self.record.volume;
-                member
-                    .watch
-                    .set_identity(volume, Some(Arc::clone(&identity)));
+                member.watch.set_identity(volume, Some(Arc::clone(&identity)));
                 true
             }
             Some(_) | None => false,
@@ -144,11 +142,8 @@ impl Owner {
             },
             None => (member, access),
         };
-        let binding = Binding {
-            volume: self.record.volume.clone(),
-            key: member.watch.key().clone(),
-            access,
-        };
+        let binding =
+            Binding { volume: self.record.volume.clone(), key: member.watch.key().clone(), access };
         if let (Some(key), Some(memfd)) = (binding_key(&binding.volume), binding.to_memfd()) {
             self.means.keeper.deposit(key, memfd).await;
         } else {

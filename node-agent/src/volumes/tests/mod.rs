@@ -95,8 +95,7 @@ fn an_optional_volume_is_ready_at_once_and_empty_until_the_secret_exists() {
         let mount = node.serving_volume(&record).await;
         node.issue();
         node.say(said(1, "{\"a\":\"x\"}")).await;
-        node.until(&record, "the secret", |status| status.files == 2)
-            .await;
+        node.until(&record, "the secret", |status| status.files == 2).await;
         let text = tokio::task::spawn_blocking(move || mount.text("a")).await;
         assert_eq!(text.unwrap(), "x");
     });
@@ -118,8 +117,7 @@ fn content_follows_its_secret_and_goes_with_it() {
         let newest = numbered(12345);
         node.say(said(50, &newest)).await;
         let bytes = newest.len() as u64 + "x".len() as u64 + "12345".len() as u64;
-        node.until(&record, "the newest", |status| status.bytes == bytes)
-            .await;
+        node.until(&record, "the newest", |status| status.bytes == bytes).await;
         let (mount, text) = tokio::task::spawn_blocking(move || {
             let text = mount.text("..data/r");
             (mount, text)
@@ -128,8 +126,7 @@ fn content_follows_its_secret_and_goes_with_it() {
         .unwrap();
         assert_eq!(text, "12345");
         node.say(deleted(51)).await;
-        node.until(&record, "the deletion", |status| status.files == 0)
-            .await;
+        node.until(&record, "the deletion", |status| status.files == 0).await;
         // ..data and the empty version; the links at the root go just after the swap
         let names = move || fs::read_dir(mount.root()).unwrap().count();
         let gone = tokio::task::spawn_blocking(move || while names() != 2 {});
@@ -146,23 +143,16 @@ fn without_csi_the_old_version_stays_and_the_newest_comes_with_csi() {
         node.say(said(1, "{\"a\":\"x\"}")).await;
         assert_eq!(node.attach(&record, 1000).await, AgentReply::Ready);
         let (mount, fuse) = Mount::new();
-        assert_eq!(
-            node.volumes.serve(&record.volume, fuse).await,
-            AgentReply::Served
-        );
+        assert_eq!(node.volumes.serve(&record.volume, fuse).await, AgentReply::Served);
         node.say(said(2, "{\"a\":\"y\"}")).await;
         node.until(&record, "a condition", |status| {
-            status
-                .condition
-                .as_ref()
-                .is_some_and(|c| c.contains("csi is not there"))
+            status.condition.as_ref().is_some_and(|c| c.contains("csi is not there"))
         })
         .await;
         node.say(said(3, "{\"a\":\"zz\"}")).await;
         node.csi(mount.root()).await;
         let bytes = "{\"a\":\"zz\"}".len() as u64 + 2;
-        node.until(&record, "the newest", |status| status.bytes == bytes)
-            .await;
+        node.until(&record, "the newest", |status| status.bytes == bytes).await;
     });
 }
 
@@ -180,11 +170,9 @@ async fn files_after_a_withdrawal(on_withdraw: OnWithdraw, files: u64) {
     };
     node.until(&record, "the withdrawal", is_said).await;
     node.say(said(2, "{\"a\":\"x\",\"b\":\"y\"}")).await;
-    node.until(&record, "the files", |status| status.files == files)
-        .await;
+    node.until(&record, "the files", |status| status.files == files).await;
     node.issue();
-    node.until(&record, "the identity again", |status| status.files == 3)
-        .await;
+    node.until(&record, "the identity again", |status| status.files == 3).await;
 }
 
 #[test]
@@ -228,11 +216,8 @@ fn a_session_that_ends_without_a_detach_ends_the_process_only_if_the_volume_is_k
         node.say(said(1, "{}")).await;
         assert_eq!(node.attach(&record, 1000).await, AgentReply::Ready);
         let mount = node.serving_volume(&record).await;
-        tokio::task::spawn_blocking(move || drop(mount))
-            .await
-            .unwrap();
-        node.until(&record, "the end", |status| status.serving == IsServing::No)
-            .await;
+        tokio::task::spawn_blocking(move || drop(mount)).await.unwrap();
+        node.until(&record, "the end", |status| status.serving == IsServing::No).await;
         let reason = node.fatal.recv().await.unwrap();
         assert!(reason.contains("csi-1"), "{reason}");
     });
@@ -244,10 +229,7 @@ fn detach_is_for_unknown_volumes_too_and_leaves_nothing_at_the_keeper() {
         let (node, record) = (Node::new(), record());
         node.volumes.detach(&record.volume).await;
         node.issue();
-        assert!(matches!(
-            node.attach(&record, 100).await,
-            AgentReply::Waiting { .. }
-        ));
+        assert!(matches!(node.attach(&record, 100).await, AgentReply::Waiting { .. }));
         assert_eq!(node.kept.lock().unwrap().len(), 1, "the binding");
         node.volumes.detach(&record.volume).await;
         node.volumes.detach(&record.volume).await;
@@ -291,22 +273,13 @@ fn a_keeper_that_hung_gets_what_is_true_when_it_answers_again() {
         node.stop_keeper();
         // both give up before the keeper answers, together: no one waits behind another
         let started = tokio::time::Instant::now();
-        tokio::join!(
-            keeper.remove(key.clone()),
-            keeper.deposit(stays.clone(), content.memfd()),
-        );
+        tokio::join!(keeper.remove(key.clone()), keeper.deposit(stays.clone(), content.memfd()),);
         assert!(started.elapsed() < Duration::from_secs(3));
         assert!(node.kept.lock().unwrap().contains_key(&String::from(key)));
         node.resume_keeper();
         let is_settled = async {
             loop {
-                if node
-                    .kept
-                    .lock()
-                    .unwrap()
-                    .keys()
-                    .eq([&String::from(stays.clone())])
-                {
+                if node.kept.lock().unwrap().keys().eq([&String::from(stays.clone())]) {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;

@@ -150,11 +150,7 @@ impl Node {
     /// What Safe would say.
     pub(super) async fn say(&self, content: Snapshot) {
         let key = content.key().clone();
-        let watch = self
-            .volumes
-            .means
-            .watches
-            .join(&"other".parse().unwrap(), &key, None);
+        let watch = self.volumes.means.watches.join(&"other".parse().unwrap(), &key, None);
         watch.publish(content).await;
     }
 
@@ -175,9 +171,7 @@ impl Node {
                 let swapped = tokio::task::spawn_blocking(move || swap(&root, &order)).await;
                 let outcome = match swapped.unwrap() {
                     Ok(()) => OrderOutcome::Swapped,
-                    Err(error) => OrderOutcome::Failed {
-                        reason: error.to_string(),
-                    },
+                    Err(error) => OrderOutcome::Failed { reason: error.to_string() },
                 };
                 theirs.send(&OrderReply { id, outcome }, &[]).await.unwrap();
             }
@@ -222,18 +216,13 @@ fn swap(root: &Path, order: &Order) -> std::io::Result<()> {
     std::os::unix::fs::symlink(order.publish.as_str(), at("..data_tmp"))?;
     fs::rename(at("..data_tmp"), at("..data"))?;
     let names = |path: PathBuf| -> std::io::Result<Vec<String>> {
-        fs::read_dir(path)?
-            .map(|entry| Ok(entry?.file_name().into_string().unwrap()))
-            .collect()
+        fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().into_string().unwrap())).collect()
     };
     let (present, wanted) = (names(root.to_owned())?, names(at(order.publish.as_str()))?);
     for name in wanted.iter().filter(|name| !present.contains(name)) {
         std::os::unix::fs::symlink(format!("..data/{name}"), at(name))?;
     }
-    for name in present
-        .iter()
-        .filter(|n| !n.starts_with("..") && !wanted.contains(n))
-    {
+    for name in present.iter().filter(|n| !n.starts_with("..") && !wanted.contains(n)) {
         fs::remove_file(at(name))?;
     }
     Ok(())

@@ -59,10 +59,7 @@ fn a_successor_takes_over_what_the_keeper_has_without_spire_and_safe() {
 fn a_death_between_two_versions_is_made_up_for_in_all_volumes_that_share_a_secret() {
     story(|| async {
         let (node, record) = (Node::new(), record());
-        let twin = VolumeRecord {
-            volume: "csi-2".parse().unwrap(),
-            ..record.clone()
-        };
+        let twin = VolumeRecord { volume: "csi-2".parse().unwrap(), ..record.clone() };
         node.issue();
         node.say(said(1, "{\"a\":\"x\"}")).await;
         let mut mounts = Vec::new();
@@ -95,15 +92,10 @@ fn nothing_deleted_or_revoked_comes_back_with_a_successor() {
         assert_eq!(node.attach(&record, 1000).await, AgentReply::Ready);
         let _mount = node.serving_volume(&record).await;
         node.say(deleted(2)).await;
-        node.until(&record, "the deletion", |status| status.files == 0)
-            .await;
+        node.until(&record, "the deletion", |status| status.files == 0).await;
         let successor = node.successor();
         successor.volumes.recover().await.unwrap();
-        successor
-            .until(&record, "recovery", |s| {
-                s.serving == IsServing::Yes && s.files == 0
-            })
-            .await;
+        successor.until(&record, "recovery", |s| s.serving == IsServing::Yes && s.files == 0).await;
     });
 }
 
@@ -216,9 +208,7 @@ fn a_successor_shows_the_former_secret_until_the_new_one_has_content() {
         assert_eq!(serving_and_files(&successor, &record), (IsServing::Yes, 2));
         successor.issue_as("late");
         let is_waiting = |status: &Status| status.condition.is_some() && status.has_content;
-        successor
-            .until(&record, "the new identity", is_waiting)
-            .await;
+        successor.until(&record, "the new identity", is_waiting).await;
         until_bound(&successor, &record, is_former).await;
 
         let csi = successor.idle_csi();
@@ -227,10 +217,7 @@ fn a_successor_shows_the_former_secret_until_the_new_one_has_content() {
         successor.say(late).await;
         let order = timeout(Duration::from_secs(5), csi.receive::<Order>()).await;
         order.expect("the new secret").unwrap().unwrap();
-        until_bound(&successor, &record, |b| {
-            b.key == key && b.access == Access::Granted
-        })
-        .await;
+        until_bound(&successor, &record, |b| b.key == key && b.access == Access::Granted).await;
 
         let third = successor.successor();
         third.volumes.recover().await.unwrap();

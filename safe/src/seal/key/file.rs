@@ -16,10 +16,7 @@ const MAX_FILE_BYTES: u64 = 4096;
 
 /// The file's text, if there is a file, after its permissions were checked on the open descriptor.
 pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, RootKeyError> {
-    let failed = |source| RootKeyError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| RootKeyError::Read { path: path.to_owned(), source };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -27,10 +24,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, RootKeyErro
     };
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
-        return Err(RootKeyError::Malformed {
-            path: path.to_owned(),
-            rule: "it is not a file",
-        });
+        return Err(RootKeyError::Malformed { path: path.to_owned(), rule: "it is not a file" });
     }
     check_permissions(
         path,
@@ -40,9 +34,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, RootKeyErro
     )?;
     // one allocation: a growing buffer would leave copies of the key behind
     let mut text = Zeroizing::new(String::with_capacity(8192));
-    file.take(MAX_FILE_BYTES)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(failed)?;
     Ok(Some(text))
 }
 
@@ -56,14 +48,8 @@ pub(super) fn check_permissions(
     owner: u32,
     us: u32,
 ) -> Result<(), RootKeyError> {
-    let refused = |rule| {
-        Err(RootKeyError::Permissions {
-            path: path.to_owned(),
-            mode,
-            owner,
-            rule,
-        })
-    };
+    let refused =
+        |rule| Err(RootKeyError::Permissions { path: path.to_owned(), mode, owner, rule });
     if owner != us && owner != 0 {
         return refused("it must belong to Safe's own user or to root");
     }
@@ -102,11 +88,7 @@ fn write_temporary(path: &Path, text: &str) -> io::Result<PathBuf> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _gone => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     Ok(temporary)

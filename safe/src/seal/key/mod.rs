@@ -77,9 +77,7 @@ pub struct RootKey {
 
 impl fmt::Debug for RootKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RootKey")
-            .field("fingerprint", &self.fingerprint)
-            .finish_non_exhaustive()
+        f.debug_struct("RootKey").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
     }
 }
 
@@ -87,9 +85,8 @@ impl RootKey {
     /// A new key, for a store without records.
     pub fn generate() -> Result<Self, RootKeyError> {
         let mut aes = Zeroizing::new([0; 32]);
-        getrandom::fill(aes.as_mut()).map_err(|source| RootKeyError::Random {
-            reason: source.to_string(),
-        })?;
+        getrandom::fill(aes.as_mut())
+            .map_err(|source| RootKeyError::Random { reason: source.to_string() })?;
         Ok(Self::new(Identity::generate(), aes))
     }
 
@@ -117,10 +114,8 @@ impl RootKey {
         }
         let key = Self::generate()?;
         let write = if found { replace } else { create };
-        write(path, &key.serialize()).map_err(|source| RootKeyError::Write {
-            path: path.to_owned(),
-            source,
-        })?;
+        write(path, &key.serialize())
+            .map_err(|source| RootKeyError::Write { path: path.to_owned(), source })?;
         Ok(key)
     }
 
@@ -149,25 +144,12 @@ impl RootKey {
         let derived = Hkdf::<Sha256>::new(None, text.expose_secret().as_bytes())
             .expand(RECORD_HMAC_LABEL, hmac.as_mut());
         debug_assert!(derived.is_ok(), "HKDF-SHA256 gives 32 bytes");
-        Self {
-            fingerprint: Fingerprint::of(&recipient),
-            identity,
-            recipient,
-            aes,
-            hmac,
-        }
+        Self { fingerprint: Fingerprint::of(&recipient), identity, recipient, aes, hmac }
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, RootKeyError> {
-        let malformed = |rule| RootKeyError::Malformed {
-            path: path.to_owned(),
-            rule,
-        };
-        let lines: Vec<&str> = text
-            .lines()
-            .map(str::trim)
-            .filter(|l| !l.is_empty())
-            .collect();
+        let malformed = |rule| RootKeyError::Malformed { path: path.to_owned(), rule };
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
         let [identity, recipient, aes] = lines.as_slice() else {
             return Err(malformed(
                 "three lines are needed: age identity, age recipient, AES-256 key in hex",
@@ -191,11 +173,7 @@ impl RootKey {
         let identity = self.identity.to_string();
         let aes = Zeroizing::new(hex::encode(*self.aes));
         let mut text = Zeroizing::new(String::with_capacity(256));
-        for line in [
-            identity.expose_secret(),
-            self.recipient.to_string().as_str(),
-            aes.as_str(),
-        ] {
+        for line in [identity.expose_secret(), self.recipient.to_string().as_str(), aes.as_str()] {
             text.push_str(line);
             text.push('\n');
         }

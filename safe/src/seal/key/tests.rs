@@ -25,11 +25,7 @@ fn the_first_start_makes_a_key_that_the_next_one_reads() {
     let read = RootKey::load_or_create(&path, beside_records).unwrap();
     assert_eq!(made.fingerprint(), read.fingerprint());
     assert_eq!(made.hmac(), read.hmac());
-    assert_eq!(
-        fs::read_to_string(&path).unwrap().lines().count(),
-        3,
-        "VSecM's form"
-    );
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3, "VSecM's form");
 }
 
 #[test]
@@ -37,9 +33,7 @@ fn a_blank_or_missing_key_beside_records_is_never_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("key.txt");
     let records = beside_records();
-    let StoredRecords::SealedFor(needed) = &records else {
-        unreachable!()
-    };
+    let StoredRecords::SealedFor(needed) = &records else { unreachable!() };
     for blank in [None, Some(""), Some("{}"), Some(" {}\n")] {
         if let Some(text) = blank {
             write(&path, text);
@@ -95,10 +89,7 @@ fn a_key_that_others_can_read_or_write_is_refused() {
     for mode in [0o644, 0o640, 0o604, 0o620, 0o602, 0o660, 0o666, 0o601] {
         assert!(!check(mode, 1000, 1000), "{mode:o}");
     }
-    assert!(
-        check(0o440, 0, 1000),
-        "a Secret mounted with fsGroup is read by its group"
-    );
+    assert!(check(0o440, 0, 1000), "a Secret mounted with fsGroup is read by its group");
     assert!(!check(0o444, 0, 1000));
     assert!(!check(0o600, 1001, 1000), "another user's file");
 }
