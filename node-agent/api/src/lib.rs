@@ -16,6 +16,7 @@
 //! - [`peer`]: who may talk;
 //! - [`channel`]: frames and descriptors on a socket;
 //! - [`client`]: typed, bounded questions to node-agent and keeper;
+//! - [`turn`]: which of the node's pods serves;
 //! - [`process`]: what each of these processes does first.
 
 pub mod attributes;
@@ -25,4 +26,5 @@ pub mod frame;
 pub mod peer;
 pub mod process;
 pub mod target;
+pub mod turn;
 pub mod volume;
