@@ -7,12 +7,15 @@
 //! - [`role`]: what a SPIFFE ID may be, by the operator's patterns ([I8]);
 //! - [`client`]: mutual TLS to Safe that accepts nobody but Safe;
 //! - [`metadata`]: the headers beside the messages;
-//! - [`process`]: what a process of this system does first.
+//! - [`process`]: what a process of this system does first;
+//! - `probe`: HTTP probes and metrics, behind the feature of that name.
 
 pub mod client;
 pub mod metadata;
 pub mod name;
 pub mod position;
+#[cfg(feature = "probe")]
+pub mod probe;
 pub mod process;
 pub mod role;
 pub mod state;
