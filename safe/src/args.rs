@@ -81,9 +81,10 @@ impl Args {
     pub fn patterns(&self) -> Result<RolePatterns, PatternError> {
         let trust_domain = self.trust_domain.as_str();
         let id = |variable, text| IdPattern::parse(variable, text, trust_domain);
+        let of_one = |variable, text| IdPattern::parse_of_one_account(variable, text, trust_domain);
         Ok(RolePatterns {
-            safe: id(SAFE_PATTERN, &self.safe_id)?,
-            sentinel: id(SENTINEL_PATTERN, &self.sentinel_id)?,
+            safe: of_one(SAFE_PATTERN, &self.safe_id)?,
+            sentinel: of_one(SENTINEL_PATTERN, &self.sentinel_id)?,
             workload: id(WORKLOAD_PATTERN, &self.workload_id)?,
             name: NamePattern::parse(&self.workload_name, trust_domain)?,
         })
@@ -140,6 +141,15 @@ mod tests {
         assert_eq!(listen("[::]:8443").as_deref(), Some("[::]:8443"));
         for bad in ["", "8443", ":x", ":99999"] {
             assert_eq!(listen(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_gives_rights_must_fix_the_service_account() {
+        for (flag, variable) in [("--safe-id", SAFE_PATTERN), ("--sentinel-id", SENTINEL_PATTERN)] {
+            let wide = format!("{flag}=^spiffe://vsecm.com/workload/x/ns/[^/]+/sa/x/n/[^/]+$");
+            let refusal = Args::parse_from(["vsecm-safe", &wide]).patterns().unwrap_err();
+            assert!(refusal.to_string().contains(variable), "{refusal}");
         }
     }
 

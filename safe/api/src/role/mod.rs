@@ -3,10 +3,14 @@
 //! The variables, their defaults and the rule "a text that starts with `^spiffe://<trust domain>/`
 //! is a regular expression, any other a plain prefix" are VSecM's.
 
+mod account;
+mod error;
+
 use std::collections::BTreeSet;
 
 use regex::Regex;
 
+pub use self::error::PatternError;
 use crate::name::{Namespace, SecretKey, SecretName};
 
 /// The variable of the trust domain.
@@ -35,46 +39,6 @@ pub const DEFAULT_WORKLOAD_PATTERN: &str =
 pub const DEFAULT_NAME_PATTERN: &str =
     "^spiffe://vsecm.com/workload/([^/]+)/ns/[^/]+/sa/[^/]+/n/[^/]+$";
 
-/// Why a pattern is refused. Each names the variable that it came from.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PatternError {
-    /// It is no regular expression.
-    #[error("{variable} is not a regular expression")]
-    Syntax {
-        /// The variable.
-        variable: &'static str,
-        /// What is wrong with it.
-        #[source]
-        source: Box<regex::Error>,
-    },
-    /// The name pattern must pin the trust domain.
-    #[error("{variable} must start with ^spiffe://{trust_domain}/")]
-    TrustDomain {
-        /// The variable.
-        variable: &'static str,
-        /// The configured trust domain.
-        trust_domain: String,
-    },
-    /// The name pattern has no group that yields the name.
-    #[error("{variable} needs a group, such as ([^/]+), that yields the workload's name")]
-    Name {
-        /// The variable.
-        variable: &'static str,
-    },
-    /// The name pattern does not say which part is the namespace.
-    #[error(
-        "{variable} must say which part is the namespace: \
-         a group (?P<namespace>[^/]+), or exactly one /ns/ with one segment after it; it has {found}"
-    )]
-    Namespace {
-        /// The variable.
-        variable: &'static str,
-        /// How many `/ns/` were found.
-        found: usize,
-    },
-}
-
 /// Tells whether a SPIFFE ID has a role.
 #[derive(Clone, Debug)]
 pub struct IdPattern(Matcher);
@@ -100,6 +64,23 @@ impl IdPattern {
         }
         let (start, regex) = (id_start(trust_domain), compile(variable, text)?);
         Ok(Self(Matcher::Regex { start, regex }))
+    }
+
+    /// Reads a pattern that must fix namespace and service account, as those of Safe and sentinel
+    /// must where they give rights.
+    ///
+    /// # Errors
+    /// [`PatternError::Syntax`], [`PatternError::Account`].
+    pub fn parse_of_one_account(
+        variable: &'static str,
+        text: &str,
+        trust_domain: &str,
+    ) -> Result<Self, PatternError> {
+        let pattern = Self::parse(variable, text, trust_domain)?;
+        if account::is_fixed(text, trust_domain) {
+            return Ok(pattern);
+        }
+        Err(PatternError::Account { variable, trust_domain: trust_domain.to_owned() })
     }
 
     /// Whether the ID has the role.
