@@ -1,0 +1,22 @@
+//! Stories on a real Kubernetes cluster; each module tells one. `.ci/e2e.sh` brings the cluster up
+//! and runs them one after the other, in the order of their names. Those that `make e2e` leaves
+//! out are ignored with that reason.
+//!
+//! | environment | |
+//! |---|---|
+//! | `KUBECONFIG`, `PATH` | the cluster; kubectl and helm |
+//! | `VSECM_E2E_REGISTRY`, `VSECM_E2E_TAG` | where the images are: `registry.local`, `e2e` |
+//! | `VSECM_CLUSTER` | the script of `tests/cluster`; without it stories skip what needs the nodes, and say so |
+//!
+//! A story that fails leaves logs, events and descriptions in `target/e2e/<story>/`.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a story fails by panicking, in its helpers too"
+)]
+
+mod s02_a_pod_waits_and_says_why;
+mod support;

@@ -1,0 +1,84 @@
+//! The installation that most stories share.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{
+    awaiting,
+    helm::{self, SYSTEM},
+    kubectl::{Kubectl, text},
+    node,
+};
+
+/// The driver.
+pub(crate) const DRIVER: &str = "csi.vsecm.com";
+
+/// The workloads, as `kubectl rollout` names them.
+pub(crate) const WORKLOADS: [&str; 4] = [
+    "statefulset/vsecm-safe",
+    "deployment/vsecm-sentinel",
+    "daemonset/vsecm-keeper",
+    "daemonset/vsecm-node",
+];
+
+/// Long enough for SPIRE's first start and the images' unpacking on two cores.
+const ROLLOUT: Duration = Duration::from_mins(3);
+
+/// Installs the release unless it is there, and waits until all is ready.
+#[track_caller]
+pub(crate) fn ensure() {
+    match helm::status().as_deref() {
+        Some("deployed") => {}
+        None => {
+            helm::install(&[]).ok();
+        }
+        Some(_) => {
+            // a story before this one left it half done
+            helm::uninstall(&["--no-hooks"]).ok();
+            helm::install(&[]).ok();
+        }
+    }
+    ready();
+}
+
+/// Waits until every workload is ready and every node has the driver.
+#[track_caller]
+pub(crate) fn ready() {
+    let system = Kubectl::namespace(SYSTEM);
+    for workload in WORKLOADS {
+        system.rolled_out(workload, ROLLOUT);
+    }
+    for node in node::names() {
+        registered(&node);
+    }
+}
+
+/// Waits until a node's kubelet knows the driver.
+#[track_caller]
+pub(crate) fn registered(node: &str) {
+    let cluster = Kubectl::cluster();
+    let wanted = |object: &Value| {
+        let drivers = object["spec"]["drivers"].as_array().cloned().unwrap_or_default();
+        let known: Vec<_> = drivers.iter().map(|driver| text(&driver["name"])).collect();
+        if known.iter().any(|name| name == DRIVER) { Ok(()) } else { Err(format!("{known:?}")) }
+    };
+    cluster.wait(("csinode", node), "the driver is registered", awaiting::SOON, wanted);
+}
+
+/// The pods of one of our workloads, on a node or anywhere.
+#[track_caller]
+pub(crate) fn pods(name: &str, node: Option<&str>) -> Vec<Value> {
+    let selector = format!("app.kubernetes.io/name={name}");
+    let mut pods = Kubectl::namespace(SYSTEM).list("pods", &selector);
+    pods.retain(|pod| node.is_none_or(|node| pod["spec"]["nodeName"] == node));
+    pods
+}
+
+/// The name of the one pod of a `DaemonSet` on a node.
+#[track_caller]
+pub(crate) fn pod_on(name: &str, node: &str) -> String {
+    let pods = pods(name, Some(node));
+    let [pod] = pods.as_slice() else { panic!("{} pods of {name} on {node}", pods.len()) };
+    text(&pod["metadata"]["name"])
+}

@@ -1,0 +1,19 @@
+//! What the stories are told with.
+
+#![expect(dead_code, reason = "stories that use the rest are being written")]
+
+pub(crate) mod artefacts;
+pub(crate) mod awaiting;
+pub(crate) mod container;
+pub(crate) mod created;
+pub(crate) mod driver;
+pub(crate) mod helm;
+pub(crate) mod installation;
+pub(crate) mod kubectl;
+pub(crate) mod node;
+pub(crate) mod pod;
+pub(crate) mod program;
+pub(crate) mod proto;
+pub(crate) mod reader;
+pub(crate) mod secret;
+pub(crate) mod story;
