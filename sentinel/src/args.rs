@@ -14,7 +14,10 @@ use clap::{
 use vsecm_safe_api::{
     client::{ADDRESS, DEFAULT_ADDRESS},
     name::{Namespace, SecretName},
-    role::{DEFAULT_SAFE_PATTERN, DEFAULT_TRUST_DOMAIN, SAFE_PATTERN, TRUST_DOMAIN},
+    role::{
+        DEFAULT_SAFE_PATTERN, DEFAULT_SENTINEL_PATTERN, DEFAULT_TRUST_DOMAIN, SAFE_PATTERN,
+        SENTINEL_PATTERN, TRUST_DOMAIN,
+    },
     state::Format,
 };
 
@@ -145,6 +148,9 @@ pub(crate) struct Environment {
     /// Safe's SPIFFE ID: a pattern, or a plain prefix
     #[arg(long, value_name = "PATTERN", env = SAFE_PATTERN, default_value = DEFAULT_SAFE_PATTERN, hide_env_values = true)]
     pub(crate) safe_pattern: String,
+    /// Sentinel's own SPIFFE ID: chosen where SPIRE gives several
+    #[arg(long, value_name = "PATTERN", env = SENTINEL_PATTERN, default_value = DEFAULT_SENTINEL_PATTERN, hide_env_values = true)]
+    pub(crate) sentinel_pattern: String,
     /// The token that proves sentinel beside its identity
     #[arg(
         long,

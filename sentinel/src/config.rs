@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use spiffe::{SpiffeIdError, TrustDomain};
 use vsecm_safe_api::{
     client::{Address, ClientError},
-    role::{IdPattern, PatternError, SAFE_PATTERN, TRUST_DOMAIN},
+    role::{IdPattern, PatternError, SAFE_PATTERN, SENTINEL_PATTERN, TRUST_DOMAIN},
 };
 
 use crate::args::Environment;
@@ -25,7 +25,7 @@ pub(crate) enum ConfigError {
     Pattern(#[from] PatternError),
 }
 
-/// Where Safe and SPIRE are, and who Safe is.
+/// Where Safe and SPIRE are, and who is who.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// SPIRE's Workload API, as a URI.
@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) address: Address,
     /// Who Safe is.
     pub(crate) safe: IdPattern,
+    /// Who we are.
+    pub(crate) sentinel: IdPattern,
     pub(crate) token_file: PathBuf,
 }
 
@@ -50,6 +52,7 @@ impl Config {
             trust_domain,
             address: environment.safe_url.parse()?,
             safe: IdPattern::parse(SAFE_PATTERN, &environment.safe_pattern, name)?,
+            sentinel: IdPattern::parse(SENTINEL_PATTERN, &environment.sentinel_pattern, name)?,
             token_file: environment.token_file.clone(),
         })
     }

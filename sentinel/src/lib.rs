@@ -1,4 +1,5 @@
-//! The operator's hand: the CLI `safe`.
+//! The operator's hand: the CLI `safe`, and `vsecm-sentinel`, which waits in the pod where `safe` is
+//! run.
 //!
 //! ```text
 //! argv, environment -> args -> command -> session -> Safe (mutual TLS, second proof)
@@ -10,19 +11,23 @@
 //! - `input`: the value of a secret, from stdin, a file or an argument;
 //! - `validity`: from when until when a value is shown;
 //! - `command`: one file per verb, and the exit codes;
+//! - `identity`: which of SPIRE's identities is sentinel's;
 //! - `session`: the way to Safe, and to nobody else; `failure`: why it was not gone;
 //! - `outcome`: what became of each pair of workload and namespace;
 //! - `output`: tables, JSON and sentences. Nothing here can print a value: there is no type for it;
-//! - `listener`: a reader who has gone away changes neither what is done nor the exit code.
+//! - `listener`: a reader who has gone away changes neither what is done nor the exit code;
+//! - `pod`: the waiting process and its probes.
 
 mod args;
 mod command;
 mod config;
 mod failure;
+mod identity;
 mod input;
 mod listener;
 mod outcome;
 mod output;
+mod pod;
 mod session;
 mod validity;
 
@@ -61,6 +66,11 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
             Exit::Refused.into()
         }
     }
+}
+
+/// Waits in sentinel's pod until it is told to end.
+pub fn wait(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    pod::wait(argv)
 }
 
 fn run_hardened(argv: &[OsString], out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {

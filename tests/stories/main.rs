@@ -24,6 +24,7 @@ mod namespaces_are_apart;
 mod rotation_is_atomic;
 mod safes_outage_is_survived;
 mod secrets_have_no_exits;
+mod sentinel_waits_and_ends;
 mod strangers_read_nothing;
 mod support;
 mod svids_are_renewed;

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::Config,
     failure::{CallError, SessionError},
+    identity::{OwnIdentity, is_missing},
     validity::Validity,
 };
 
@@ -202,6 +203,7 @@ async fn identity(config: &Config) -> Result<X509Source, SessionError> {
     let source = X509Source::builder()
         .endpoint(&config.workload_api)
         .initial_sync_timeout(config.identity_timeout)
+        .picker(OwnIdentity::new(config.sentinel.clone()))
         .build()
         .await
         .map_err(failed)?;
@@ -214,10 +216,6 @@ async fn identity(config: &Config) -> Result<X509Source, SessionError> {
         });
     }
     Ok(source)
-}
-
-fn is_missing(workload_api: &str) -> bool {
-    workload_api.strip_prefix("unix:").is_some_and(|path| !Path::new(path).exists())
 }
 
 #[cfg(test)]
