@@ -1,19 +1,28 @@
 //! The wiring of `vsecm-csi`.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, io, mem::ManuallyDrop, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use nix::sched::{CloneFlags, unshare};
 use tokio::time::sleep;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
-use vsecm_node_agent_api::{channel::listen_alone, client::Door, process};
+use vsecm_node_agent_api::{
+    channel::listen_alone,
+    client::Door,
+    process,
+    turn::{PAUSE, Turn},
+    volume::PodUid,
+};
 
 use crate::{
     args::Args,
     duty,
+    health::{Health, State},
     mount::Kubelet,
     node::NodeService,
+    operator::Operator,
     plugin::{IdentityService, RegistrationService},
     proto::{
         registration::registration_server::RegistrationServer,
@@ -25,33 +34,57 @@ use crate::{
 /// After SIGTERM every wait ends at once; what is half-done takes some bounded calls to peers.
 const DRAIN: Duration = Duration::from_secs(20);
 
+/// Leaves the network that this process has in common with the containers of its pod: all it needs
+/// are sockets in folders.
+pub fn leave_network() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_NEWNET)?)
+}
+
 /// Runs until SIGTERM.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let terminated = process::terminated()?;
-    let stop = CancellationToken::new();
+    let (stop, health) = (CancellationToken::new(), Health::default());
+    let _told = match &args.health_socket {
+        Some(path) => {
+            let listener = listen_alone(path).with_context(|| path.display().to_string())?;
+            Some(AbortOnDropHandle::new(tokio::spawn(health.clone().tell(listener))))
+        }
+        None => None,
+    };
     let kubelet = Kubelet::open(args.kubelet_dir.as_ref())?;
     let agent =
         Door { name: "node-agent", socket: args.node_agent_socket, rule: args.node_agent_peer };
     let keeper = Door { name: "the keeper", socket: args.keeper_socket, rule: args.keeper_peer };
     let volumes = Volumes::new((agent, keeper), kubelet, args.hold, stop.clone());
     let serving = async {
+        if let (Some(lock), Some(pod)) = (&args.lock, &args.pod_uid) {
+            let turn = stop.run_until_cancelled(stand_by(lock, pod, &health)).await;
+            // not given up by us, not even at the end: the kernel does that when no thread is left
+            let Some(_turn) = turn.transpose()?.map(ManuallyDrop::new) else { return Ok(()) };
+        }
+        health.is(State::Starting);
         if stop.run_until_cancelled(volumes.recover()).await.is_none() {
             return Ok(());
         }
         let _settled = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&volumes).stay_settled()));
         let _on_duty = AbortOnDropHandle::new(tokio::spawn(duty::run(Arc::clone(&volumes))));
         let (kubelet, node) = (args.kubelet_dir, args.node_name);
-        let node = NodeService { volumes: Arc::clone(&volumes), kubelet, node };
+        let operator = Operator { defaults: args.volume_defaults, enforced: args.volume_enforced };
+        let node = NodeService { volumes: Arc::clone(&volumes), kubelet, node, operator };
         let csi = Server::builder()
             .add_service(IdentityServer::new(IdentityService))
             .add_service(NodeServer::new(node));
         let endpoint = args.kubelet_endpoint.unwrap_or_else(|| args.endpoint.clone());
-        let registration = RegistrationServer::new(RegistrationService { endpoint });
+        let registration = RegistrationService { endpoint, health: health.clone() };
+        let registration = RegistrationServer::new(registration);
         let registration = Server::builder().add_service(registration);
         // registration last: the kubelet calls the CSI socket the moment it sees the other
         let csi = serve(csi, Some(&args.endpoint), &stop)?;
+        health.is(match args.registration_socket {
+            Some(_) => State::NotRegistered("the kubelet has not come yet".to_owned()),
+            None => State::Serving,
+        });
         let registration = serve(registration, args.registration_socket.as_deref(), &stop)?;
-        tracing::info!("serving");
         tokio::try_join!(csi, registration)?;
         volumes.tasks.close();
         volumes.tasks.wait().await;
@@ -65,6 +98,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tokio::select! {
         served = serving => served,
         () = drain => anyhow::bail!("not everything came to its end in time after SIGTERM"),
+    }
+}
+
+/// Waits until this pod has the turn to serve the node.
+async fn stand_by(lock: &Path, pod: &PodUid, health: &Health) -> anyhow::Result<Turn> {
+    loop {
+        let turn = Turn::look(lock, pod).with_context(|| lock.display().to_string())?;
+        if let Some(turn) = turn {
+            return Ok(turn);
+        }
+        health.is(State::StandingBy);
+        sleep(PAUSE).await;
     }
 }
 
@@ -85,4 +130,22 @@ pub(crate) fn serve<'a>(
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_the_network_is_a_loopback_that_is_down() {
+        // a thread of the test's own, which takes its network with it
+        let left = std::thread::spawn(|| {
+            leave_network().expect("tests with namespaces run as root, or in a user namespace");
+            fs::read_to_string("/proc/thread-self/net/dev").unwrap()
+        });
+        let devices = left.join().unwrap();
+        let names: Vec<&str> =
+            devices.lines().skip(2).map(|l| l.split(':').next().unwrap().trim()).collect();
+        assert_eq!(names, ["lo"], "{devices}");
+    }
 }

@@ -2,11 +2,14 @@
 
 use std::{num::ParseIntError, path::PathBuf, time::Duration};
 
-use vsecm_node_agent_api::peer::PeerRule;
+use clap::ArgAction::Set;
+use vsecm_node_agent_api::{peer::PeerRule, volume::PodUid};
+
+use crate::operator::Rules;
 
 /// CSI node plugin of the secret manager.
 #[derive(Debug, clap::Parser)]
-#[command(version)]
+#[command(version, after_help = "vsecm-csi probe live|ready asks a running one for its state.")]
 pub struct Args {
     /// Socket for the kubelet's CSI calls, as `unix:///PATH`
     #[arg(long, env = "CSI_ENDPOINT", value_parser = endpoint)]
@@ -39,6 +42,24 @@ pub struct Args {
     /// Seconds that a publish waits for its secret
     #[arg(long, env = "VSECM_CSI_HOLD_SECONDS", default_value = "110", value_parser = seconds)]
     pub hold: Duration,
+    /// File of the node whose lock says which pod serves; without it this process serves at once
+    #[arg(long, env = "VSECM_NODE_LOCK", requires = "pod_uid")]
+    pub lock: Option<PathBuf>,
+    /// This pod's uid
+    #[arg(long, env = "VSECM_POD_UID")]
+    pub pod_uid: Option<PodUid>,
+    /// Socket for the probes
+    #[arg(long, env = "VSECM_CSI_HEALTH_SOCKET")]
+    pub health_socket: Option<PathBuf>,
+    /// Leave the pod's network first of all: true or false
+    #[arg(long, env = "VSECM_CSI_LEAVE_NETWORK", action = Set, default_value_t = false)]
+    pub leave_network: bool,
+    /// volumeAttributes of pods that say nothing: lines attribute=value
+    #[arg(long, env = "VSECM_VOLUME_DEFAULTS", default_value = "")]
+    pub volume_defaults: Rules,
+    /// volumeAttributes of all pods: lines attribute=value; a pod with another value is refused
+    #[arg(long, env = "VSECM_VOLUME_ENFORCED", default_value = "")]
+    pub volume_enforced: Rules,
 }
 
 fn endpoint(text: &str) -> Result<PathBuf, String> {

@@ -9,17 +9,21 @@
 //!  node-agent ──Order──▶ duty ──▶ swap  (on the private clone)
 //! ```
 //!
-//! csi is privileged and trusts nobody: requests are parsed by [`publish`], paths are resolved
+//! csi is privileged and trusts nobody: requests are parsed by [`publish`]
+//! (with [`operator`]'s rules), paths are resolved
 //! without symlinks below the kubelet's folder ([`mount`]), and in a tree that another process
 //! serves only names of a strict pattern are touched ([`swap`]). `volumes` is the life of a volume,
-//! `duty` what is done whenever a peer comes back, [`keeper`] the other binary.
+//! `duty` what is done whenever a peer comes back, [`keeper`] the other binary,
+//! [`health`] what probes hear.
 
 pub mod app;
 pub mod args;
 mod duty;
+pub mod health;
 pub mod keeper;
 pub mod mount;
 mod node;
+pub mod operator;
 pub mod plugin;
 pub mod proto;
 pub mod publish;

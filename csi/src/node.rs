@@ -10,6 +10,7 @@ use vsecm_node_agent_api::{
 };
 
 use crate::{
+    operator::Operator,
     proto::v1::{
         self, VolumeUsage,
         node_server::Node,
@@ -17,7 +18,7 @@ use crate::{
         volume_usage::Unit,
     },
     publish::{self, Refusal, required},
-    volumes::{Trouble, Volumes},
+    volumes::{Held, Trouble, Volumes},
 };
 
 /// The service.
@@ -28,6 +29,16 @@ pub(crate) struct NodeService {
     pub(crate) kubelet: String,
     /// The node's name.
     pub(crate) node: String,
+    pub(crate) operator: Operator,
+}
+
+impl NodeService {
+    /// The volume that is published at that path, as a request names both.
+    fn held(&self, volume: &str, path: &str) -> Option<Held> {
+        let target = Target::below(&self.kubelet, path).ok()?.to_string();
+        let held = self.volumes.held(&volume.parse().ok()?)?;
+        (held.record.target == target).then_some(held)
+    }
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -38,7 +49,14 @@ impl Node for NodeService {
         &self,
         request: Request<v1::NodePublishVolumeRequest>,
     ) -> Reply<v1::NodePublishVolumeResponse> {
-        let record = publish::parse(request.get_ref(), &self.kubelet).map_err(|e| never(&e))?;
+        let request = request.get_ref();
+        let record = match publish::parse(request, &self.kubelet, &self.operator) {
+            Err(refusal) if refusal.can_heal() => self
+                .held(&request.volume_id, &request.target_path)
+                .map(|held| held.record)
+                .ok_or_else(|| Status::unavailable(chain(&refusal)))?,
+            parsed => parsed.map_err(|e| never(&e))?,
+        };
         self.volumes.publish(record).await.map_err(|error| not_now(&error))?;
         Ok(Response::new(v1::NodePublishVolumeResponse {}))
     }
@@ -68,9 +86,7 @@ impl Node for NodeService {
         let request = request.get_ref();
         required("volume id", &request.volume_id).map_err(|e| never(&e))?;
         required("volume path", &request.volume_path).map_err(|e| never(&e))?;
-        let target = Target::below(&self.kubelet, &request.volume_path).ok();
-        let held = request.volume_id.parse().ok().and_then(|volume| self.volumes.held(&volume));
-        let held = held.filter(|h| target.is_some_and(|t| t.to_string() == h.record.target));
+        let held = self.held(&request.volume_id, &request.volume_path);
         let held = held.ok_or_else(|| Status::not_found("no such volume is published there"))?;
         // the mount itself is never asked: statfs of a stalled server would hang the kubelet
         let state = self.volumes.agent.state(&held.record.volume).await;
@@ -140,17 +156,54 @@ mod tests {
             identity_client::IdentityClient, identity_server::IdentityServer,
             node_client::NodeClient, node_server::NodeServer,
         },
+        publish::tests::mk_request,
         volumes::tests::mk_volumes,
     };
+
+    type Forgery = (fn(&mut v1::NodePublishVolumeRequest), Code, &'static str);
+
+    fn say(request: &mut v1::NodePublishVolumeRequest, key: &str, value: &str) {
+        request.volume_context.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// What no honest kubelet of a well-kept cluster sends, the code, and what the sentence names.
+    fn forgeries() -> Vec<Forgery> {
+        use Code::{InvalidArgument, Unavailable};
+        const UID: &str = "csi.storage.k8s.io/pod.uid";
+        const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
+        vec![
+            (|r| r.volume_id.clear(), InvalidArgument, "volume id"),
+            (|r| r.target_path.clear(), InvalidArgument, "target path"),
+            (|r| r.target_path = "/etc".to_owned(), InvalidArgument, "target path"),
+            (|r| r.volume_capability = None, InvalidArgument, "capability"),
+            (|r| r.readonly = false, InvalidArgument, "readOnly"),
+            (|r| r.staging_target_path = "/x".to_owned(), InvalidArgument, "staging"),
+            (|r| say(r, "csi.storage.k8s.io/ephemeral", "false"), InvalidArgument, "persistent"),
+            (|r| say(r, UID, "another"), InvalidArgument, "the pod with uid"),
+            (|r| say(r, "csi.storage.k8s.io/pod.name", "../x"), InvalidArgument, "pod.name"),
+            (|r| say(r, "items", "canary"), InvalidArgument, "items"),
+            (|r| say(r, "layout", "canary"), InvalidArgument, "layout"),
+            (
+                |r| drop(r.secrets.insert("a".to_owned(), "canary".to_owned())),
+                InvalidArgument,
+                "nodePublishSecretRef",
+            ),
+            (|r| drop(r.volume_context.remove(UID)), Unavailable, "podInfoOnMount"),
+            (|r| r.volume_context.clear(), Unavailable, "podInfoOnMount"),
+            (|r| say(r, TOKENS, "canary"), Unavailable, "token"),
+            (|r| say(r, "mode", "0400"), Unavailable, "mode"),
+        ]
+    }
 
     #[tokio::test]
     async fn the_services_answer_on_one_socket() {
         let dir = tempfile::tempdir().unwrap();
         let volumes = mk_volumes(dir.path());
         let (kubelet, node) = ("/var/lib/kubelet".to_owned(), "node-1".to_owned());
+        let operator = Operator { enforced: "mode=0440".parse().unwrap(), ..Operator::default() };
         let router = tonic::transport::Server::builder()
             .add_service(IdentityServer::new(IdentityService))
-            .add_service(NodeServer::new(NodeService { volumes, kubelet, node }));
+            .add_service(NodeServer::new(NodeService { volumes, kubelet, node, operator }));
         let (socket, stop) =
             (dir.path().join("csi.sock"), tokio_util::sync::CancellationToken::new());
         let (path, stopped) = (socket.clone(), stop.clone());
@@ -184,10 +237,14 @@ mod tests {
             .collect();
         assert_eq!(kinds, [2, 4, 6]);
 
-        let refused =
-            node.node_publish_volume(v1::NodePublishVolumeRequest::default()).await.unwrap_err();
-        assert_eq!(refused.code(), Code::InvalidArgument);
-        assert!(refused.message().contains("volume id"), "{refused}");
+        for (forge, code, said) in forgeries() {
+            let mut request = mk_request();
+            forge(&mut request);
+            let refused = node.node_publish_volume(request).await.expect_err(said);
+            assert_eq!(refused.code(), code, "{refused}");
+            assert!(refused.message().contains(said), "{refused}");
+            assert!(!refused.message().contains("canary"), "{refused}");
+        }
         let mut request = v1::NodeUnpublishVolumeRequest::default();
         let refused = node.node_unpublish_volume(request.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::proto::{
-    registration::{
-        InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
-        registration_server::Registration,
+use crate::{
+    health::{Health, State},
+    proto::{
+        registration::{
+            InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
+            registration_server::Registration,
+        },
+        v1::{self, identity_server::Identity},
     },
-    v1::{self, identity_server::Identity},
 };
 
 /// The driver's name, as in the `CSIDriver` object and in pods.
@@ -48,6 +51,7 @@ impl Identity for IdentityService {
 pub(crate) struct RegistrationService {
     /// The CSI socket as the kubelet sees it.
     pub(crate) endpoint: PathBuf,
+    pub(crate) health: Health,
 }
 
 #[async_trait]
@@ -67,10 +71,11 @@ impl Registration for RegistrationService {
     ) -> Reply<RegistrationStatusResponse> {
         let RegistrationStatus { plugin_registered, error } = request.into_inner();
         if plugin_registered {
-            tracing::info!("registered with the kubelet");
+            self.health.is(State::Serving);
         } else {
             // the kubelet tries again by itself, with backoff
             tracing::error!(error, "the kubelet did not register the driver");
+            self.health.is(State::NotRegistered(error));
         }
         Ok(Response::new(RegistrationStatusResponse {}))
     }

@@ -7,9 +7,12 @@ use vsecm_node_agent_api::{
     volume::{ParseError, PodUid, VolumeRecord},
 };
 
-use crate::proto::v1::{
-    NodePublishVolumeRequest, VolumeCapability,
-    volume_capability::{AccessType, MountVolume, access_mode::Mode},
+use crate::{
+    operator::{Contradiction, Operator},
+    proto::v1::{
+        NodePublishVolumeRequest, VolumeCapability,
+        volume_capability::{AccessType, MountVolume, access_mode::Mode},
+    },
 };
 
 /// Why a publish request cannot be meant for this driver. No refusal holds an attribute's value.
@@ -42,6 +45,23 @@ pub enum Refusal {
     /// An attribute, or what the kubelet says of the pod.
     #[error(transparent)]
     Attribute(#[from] AttributeError),
+    /// An attribute on which the operator has the last word.
+    #[error(transparent)]
+    Operator(#[from] Contradiction),
+    /// The `CSIDriver` object asks for what this driver neither wants nor reads.
+    #[error("this driver takes no service account token: take tokenRequests out of its CSIDriver")]
+    Tokens,
+}
+
+impl Refusal {
+    /// Whether it is the operator's to heal: not for ever then, and no reason to disturb a volume
+    /// that is up already.
+    pub(crate) fn can_heal(&self) -> bool {
+        matches!(
+            self,
+            Self::Tokens | Self::Operator(_) | Self::Attribute(AttributeError::NoPodInfo(_))
+        )
+    }
 }
 
 const BLOCK: &str = "a secret is files, not a block device: use volumeMounts, not volumeDevices";
@@ -49,30 +69,47 @@ const FLAGS: &str = "mount options are not possible: the driver sets its own, ta
 const SECRETS: &str = "this driver reads no Kubernetes Secret: take nodePublishSecretRef out";
 const WRITABLE: &str = "the volume is read-only: set readOnly: true beside driver in the pod";
 
+const STAGED: &str = "the request has a staging path: this driver has no staging";
+const PERSISTENT: &str = "a persistent volume is not possible: name the driver in the pod itself";
+
+const EPHEMERAL: &str = "csi.storage.k8s.io/ephemeral";
+const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
+
 /// Refuses an empty text.
 pub(crate) fn required(what: &'static str, text: &str) -> Result<(), Refusal> {
     if text.is_empty() { Err(Refusal::Missing(what)) } else { Ok(()) }
 }
 
 /// Parses a request. `kubelet` is the kubelet's folder as it names it itself.
-pub fn parse(request: &NodePublishVolumeRequest, kubelet: &str) -> Result<VolumeRecord, Refusal> {
+pub fn parse(
+    request: &NodePublishVolumeRequest,
+    kubelet: &str,
+    operator: &Operator,
+) -> Result<VolumeRecord, Refusal> {
     required("volume id", &request.volume_id)?;
     required("target path", &request.target_path)?;
     let (volume, context) = (request.volume_id.parse()?, &request.volume_context);
     let target = Target::below(kubelet, &request.target_path)?;
     let mount = mount_of(request.volume_capability.as_ref())?;
-    let inline = context.get("csi.storage.k8s.io/ephemeral").is_some_and(|e| e == "true");
-    if !request.secrets.is_empty() {
-        return Err(Refusal::Unfit(SECRETS));
+    if context.contains_key(TOKENS) || request.secrets.contains_key(TOKENS) {
+        return Err(Refusal::Tokens);
     }
-    if inline && !request.readonly {
-        return Err(Refusal::Unfit(WRITABLE));
+    let inline = context.get(EPHEMERAL).ok_or(AttributeError::NoPodInfo(EPHEMERAL))? == "true";
+    let unfit = [
+        (!request.secrets.is_empty(), SECRETS),
+        (!request.staging_target_path.is_empty(), STAGED),
+        (!inline, PERSISTENT),
+        (!request.readonly, WRITABLE),
+    ];
+    if let Some((_, sentence)) = unfit.into_iter().find(|(is, _)| *is) {
+        return Err(Refusal::Unfit(sentence));
     }
     let pod = attributes::pod(context)?;
     if pod.uid != target.pod {
         return Err(Refusal::ForeignPod { path: target.pod, pod: pod.uid });
     }
-    let options = attributes::options(context, &mount.volume_mount_group)?;
+    let context = operator.complete(context.clone())?;
+    let options = attributes::options(&context, &mount.volume_mount_group)?;
     Ok(VolumeRecord { volume, pod, options, target: target.to_string() })
 }
 
@@ -97,18 +134,18 @@ fn mount_of(capability: Option<&VolumeCapability>) -> Result<&MountVolume, Refus
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
     use vsecm_node_agent_api::volume::{Gate, Layout, OnWithdraw};
 
     use super::*;
     use crate::proto::v1::volume_capability::{AccessMode, BlockVolume};
 
-    const KUBELET: &str = "/var/lib/kubelet";
-    const TARGET: &str = "pods/0a1-b/volumes/kubernetes.io~csi/vsecm/mount";
+    pub(crate) const KUBELET: &str = "/var/lib/kubelet";
+    pub(crate) const TARGET: &str = "pods/0a1-b/volumes/kubernetes.io~csi/vsecm/mount";
 
     /// What the kubelet 1.34 sends.
-    fn mk_request() -> NodePublishVolumeRequest {
+    pub(crate) fn mk_request() -> NodePublishVolumeRequest {
         let context = [
             ("csi.storage.k8s.io/ephemeral", "true"),
             ("csi.storage.k8s.io/pod.name", "web-0"),
@@ -141,7 +178,7 @@ mod tests {
     ) -> Result<VolumeRecord, Refusal> {
         let mut request = mk_request();
         change(&mut request);
-        parse(&request, KUBELET)
+        parse(&request, KUBELET, &Operator::default())
     }
 
     fn with(key: &str, value: &str) -> Result<VolumeRecord, Refusal> {
@@ -150,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_kubelets_request_is_understood() {
-        let record = parse(&mk_request(), KUBELET).unwrap();
+        let record = changed(|_| {}).unwrap();
         assert_eq!(record.target, TARGET);
         assert_eq!(record.pod.namespace.as_str(), "shop");
         assert_eq!(record.pod.name.as_str(), "web-0");
@@ -182,7 +219,7 @@ mod tests {
         assert_eq!(of("mode", "444").mode.bits(), 0o444);
         assert_eq!(of("optional", "true").gate, Gate::Optional);
         assert_eq!(of("onWithdraw", "revoke").on_withdraw, OnWithdraw::Revoke);
-        of("csi.storage.k8s.io/serviceAccount.tokens", "{}");
+        of("csi.storage.k8s.io/of-a-later-kubelet", "x");
     }
 
     #[test]
@@ -269,17 +306,50 @@ mod tests {
     }
 
     #[test]
-    fn mount_options_secrets_and_a_writable_inline_volume_are_refused() {
+    fn mount_options_secrets_staging_and_what_is_no_read_only_inline_volume_are_refused() {
         let flags = changed(|r| mount(r).mount_flags.push("rw".to_owned()));
         assert_eq!(flags, Err(Refusal::Unfit(FLAGS)));
         let secrets = changed(|r| drop(r.secrets.insert("a".to_owned(), "b".to_owned())));
         assert_eq!(secrets, Err(Refusal::Unfit(SECRETS)));
         assert_eq!(changed(|r| r.readonly = false), Err(Refusal::Unfit(WRITABLE)));
+        let staged = changed(|r| r.staging_target_path = "/x".to_owned());
+        assert_eq!(staged, Err(Refusal::Unfit(STAGED)));
+        for no in ["false", "", "True"] {
+            assert_eq!(with(EPHEMERAL, no), Err(Refusal::Unfit(PERSISTENT)));
+        }
+    }
+
+    #[test]
+    fn a_token_is_refused_by_name_wherever_it_comes() {
+        let token = || (TOKENS.to_owned(), "canary".to_owned());
+        for refusal in [
+            changed(|r| r.volume_context.extend([token()])).unwrap_err(),
+            changed(|r| r.secrets.extend([token()])).unwrap_err(),
+        ] {
+            let text = refusal.to_string();
+            assert!(text.contains("token") && !text.contains("canary"), "{text}");
+            assert!(refusal.can_heal());
+        }
+    }
+
+    #[test]
+    fn the_operators_rules_are_part_of_every_request() {
+        let operator = Operator {
+            defaults: "document=all.json".parse().unwrap(),
+            enforced: "mode=0400".parse().unwrap(),
+        };
+        let mut request = mk_request();
+        let options = parse(&request, KUBELET, &operator).unwrap().options;
+        assert_eq!((options.document.as_str(), options.mode.bits()), ("all.json", 0o400));
+        request.volume_context.insert("mode".to_owned(), "0444".to_owned());
+        let refusal = parse(&request, KUBELET, &operator).unwrap_err();
+        assert!(matches!(refusal, Refusal::Operator(_)) && refusal.can_heal(), "{refusal}");
     }
 
     #[test]
     fn a_request_without_usable_pod_information_is_refused() {
         for key in [
+            EPHEMERAL,
             "csi.storage.k8s.io/pod.name",
             "csi.storage.k8s.io/pod.namespace",
             "csi.storage.k8s.io/pod.uid",
@@ -287,6 +357,9 @@ mod tests {
         ] {
             let missing = changed(|r| drop(r.volume_context.remove(key)));
             assert_eq!(missing, Err(Refusal::Attribute(AttributeError::NoPodInfo(key))));
+            if key == EPHEMERAL {
+                continue;
+            }
             let bad = with(key, "a/b").unwrap_err();
             let named =
                 matches!(bad, Refusal::Attribute(AttributeError::PodInfo(k, _)) if k == key);

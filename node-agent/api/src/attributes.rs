@@ -38,8 +38,8 @@ const MODE: AttributeError =
 /// `volume_context` of a publish request.
 pub type Context = HashMap<String, String>;
 
-/// What the kubelet says itself, with every volume.
-const KUBELETS: &str = "csi.storage.k8s.io/";
+/// What the names of the attributes begin with that the kubelet gives itself.
+pub const KUBELETS: &str = "csi.storage.k8s.io/";
 
 /// Parses the kubelet's word on which pod it is.
 ///

@@ -1,0 +1,166 @@
+//! The state of `vsecm-csi` in one line, on a socket of its own: what the kubelet's probes ask.
+
+use std::{
+    fmt, io,
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::{io::AsyncWriteExt, net::UnixListener, sync::watch, time::sleep};
+use vsecm_node_agent_api::client::FIRST_PAUSE;
+
+/// What this process does now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Another pod has the turn.
+    StandingBy,
+    /// The volumes are taken over; no socket is there yet.
+    Starting,
+    /// The sockets are there; what the kubelet said.
+    NotRegistered(String),
+    /// The kubelet knows the driver.
+    Serving,
+}
+
+impl State {
+    fn is_ready(&self) -> bool {
+        matches!(self, Self::StandingBy | Self::Serving)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StandingBy => f.write_str("standing by: another pod serves this node"),
+            Self::Starting => f.write_str("starting: taking the volumes over from the keeper"),
+            Self::NotRegistered(why) => write!(f, "not registered: {}", why.escape_debug()),
+            Self::Serving => f.write_str("serving"),
+        }
+    }
+}
+
+/// The state, for all who change or tell it.
+#[derive(Clone, Debug)]
+pub(crate) struct Health(Arc<watch::Sender<State>>);
+
+impl Default for Health {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(State::Starting)))
+    }
+}
+
+impl Health {
+    pub(crate) fn is(&self, state: State) {
+        self.0.send_if_modified(|now| {
+            let is_new = *now != state;
+            if is_new {
+                tracing::info!("{state}");
+                *now = state;
+            }
+            is_new
+        });
+    }
+
+    /// Answers every connection with one line, for ever.
+    pub(crate) async fn tell(self, listener: UnixListener) {
+        loop {
+            let Ok((mut stream, _)) = listener.accept().await else {
+                sleep(FIRST_PAUSE).await;
+                continue;
+            };
+            let state = self.0.borrow().clone();
+            let ready = if state.is_ready() { READY } else { "not ready" };
+            // a line always has room in a fresh socket: nobody is waited for
+            let _gone = stream.write_all(format!("{ready}: {state}\n").as_bytes()).await.is_err();
+        }
+    }
+}
+
+const READY: &str = "ready";
+
+/// Asks the running `vsecm-csi` for its state. Exit code 0 if it is what was asked for.
+#[derive(Debug, clap::Parser)]
+#[command(bin_name = "vsecm-csi probe")]
+pub struct Probe {
+    /// What is asked
+    question: Question,
+    /// Where it answers
+    #[arg(long, env = "VSECM_CSI_HEALTH_SOCKET")]
+    health_socket: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Question {
+    /// It answers
+    Live,
+    /// It stands by, or the kubelet has registered it
+    Ready,
+}
+
+/// An answer takes no time; a probe of the kubelet takes 1 s by default.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Probe {
+    /// Prints the sentence.
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        let path = self.health_socket.display();
+        let line = ask(&self.health_socket).with_context(|| format!("no answer at {path}"))?;
+        writeln!(io::stdout(), "{line}")?;
+        let fits = matches!(self.question, Question::Live) || line.starts_with(READY);
+        Ok(if fits { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn ask(path: &Path) -> io::Result<String> {
+    let stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let line = BufReader::new(stream).lines().next();
+    line.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::spawn_blocking;
+    use vsecm_node_agent_api::channel::listen_alone;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_probe_hears_the_state_and_whether_it_is_ready() {
+        let dir = tempfile::tempdir().unwrap();
+        let (health, path) = (Health::default(), dir.path().join("health"));
+        tokio::spawn(health.clone().tell(listen_alone(&path).unwrap()));
+        for (state, answer) in [
+            (State::Starting, "not ready: starting: taking the volumes over from the keeper"),
+            (State::StandingBy, "ready: standing by: another pod serves this node"),
+            (State::NotRegistered("no\n".to_owned()), "not ready: not registered: no\\n"),
+            (State::Serving, "ready: serving"),
+        ] {
+            health.is(state);
+            for (question, fits) in
+                [(Question::Live, true), (Question::Ready, answer.starts_with(READY))]
+            {
+                let path = path.clone();
+                let heard = spawn_blocking(move || {
+                    let probe = Probe { question, health_socket: path.clone() };
+                    (ask(&path).unwrap(), probe.run().unwrap())
+                });
+                let (line, code) = heard.await.unwrap();
+                assert_eq!(line, answer);
+                assert_eq!(code == ExitCode::SUCCESS, fits, "{question:?}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_probe_of_nobody_fails_with_a_sentence() {
+        let probe =
+            Probe { question: Question::Live, health_socket: PathBuf::from("/nowhere/health") };
+        assert_eq!(probe.run().unwrap_err().to_string(), "no answer at /nowhere/health");
+    }
+}
