@@ -12,7 +12,7 @@ bans() { local crate=$1 package; shift; for package in "$@"; do
 
 bans vsecm-csi            vsecm-safe vsecm-safe-api vsecm-node-agent age aes-gcm spiffe spiffe-rustls spire-api fuser kube
 bans vsecm-node-agent-api vsecm-safe vsecm-safe-api age aes-gcm spiffe fuser kube
-bans vsecm-node-agent     vsecm-safe vsecm-csi age aes-gcm kube
+bans vsecm-node-agent     vsecm-safe vsecm-csi age aes-gcm
 bans vsecm-safe-api       vsecm-safe vsecm-node-agent-api age aes-gcm fuser kube
 bans vsecm-safe           vsecm-node-agent vsecm-node-agent-api vsecm-csi fuser spire-api
 bans vsecm-sentinel       vsecm-safe vsecm-node-agent vsecm-node-agent-api vsecm-csi age aes-gcm fuser kube spire-api

@@ -2,25 +2,32 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context as _, bail};
-use spiffe::{TrustDomain, X509Source};
+use anyhow::{Context as _, anyhow, bail};
 use tokio::{
-    runtime,
+    runtime::{self, Runtime},
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    task::spawn_blocking,
 };
-use tracing::{error, info, warn};
-use vsecm_safe_api::client::{chain, tls_config};
+use tracing::{error, info};
+use vsecm_node_agent_api::turn::Turn;
+use vsecm_safe_api::{
+    client::chain,
+    probe::{self, Probes},
+};
 
 use crate::{
     args::Settings,
-    backoff::Backoff,
     control::Control,
     duty::Duty,
-    identity::spire::SpireDelegate,
+    health::{Health, Stage},
+    identity::{own::OwnIdentity, spire::SpireDelegate},
     keeper::Keeper,
-    privileges,
-    tls::BaseConfig,
+    kubernetes::{
+        driver::{self, Driver},
+        users::Users,
+    },
+    metrics, privileges,
     volumes::{self, Volumes},
     watch::{self as watches, Watches},
 };
@@ -35,44 +42,79 @@ const KEEPER_PATIENCE: Duration = Duration::from_secs(10);
 /// Why the process must end, in words.
 pub fn serve(settings: &Settings) -> anyhow::Result<()> {
     privileges::check()?;
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .ok()
-        .context("a TLS provider was installed before")?;
-    let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime()?;
     let ended = runtime.block_on(run(settings));
     // volumes are not taken down: a successor goes on with them
     runtime.shutdown_background();
     ended
 }
 
+/// Asks for the pods that have volumes of `driver`.
+///
+/// # Errors
+/// They cannot be asked for.
+pub fn users_of(driver: &str) -> anyhow::Result<Users> {
+    let asked = runtime()?.block_on(Users::of(driver));
+    asked.context("it is not known whether pods still have volumes")
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok()
+        .context("a TLS provider was installed before")?;
+    runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
 async fn run(settings: &Settings) -> anyhow::Result<()> {
     let mut stop = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let own = OwnIdentity::begin(settings)?;
+    let driver = match &settings.kubernetes.csidriver {
+        Some(name) => driver::watched(name.clone()),
+        None => Driver::unwatched(),
+    };
     let keeper = Keeper::new(settings.keeper_socket.clone(), settings.keeper_peer.clone());
     let duty = Arc::new(Duty::default());
     let (fatal, mut failures) = mpsc::channel(1);
+    let publish_times = metrics::publish_times();
     let volumes = Arc::new(Volumes::new(volumes::Means {
         identities: Box::new(identities(settings)?),
         watches: Watches::new(watches::Means {
             address: settings.safe.clone(),
-            tls: own_identity(settings)?,
+            tls: own.tls(),
             keeper: keeper.clone(),
             node: settings.node_name.clone(),
         }),
         keeper: keeper.clone(),
         duty: Arc::clone(&duty),
+        driver: driver.clone(),
+        sentinel: settings.kubernetes.namespace.clone(),
+        publish_times: publish_times.clone(),
         fatal,
     }));
+    let stage = watch::Sender::new(Stage::StandingBy);
+    let health = Health { own: own.clone(), driver: driver.clone(), stage: stage.subscribe() };
+    let sources =
+        metrics::Sources { volumes: Arc::clone(&volumes), own, driver, stage: stage.subscribe() };
+    let registry = metrics::registry(sources, publish_times);
+    let _probes = probes(settings, health, registry).await?;
     let serving = async {
+        let _turn = turn(settings).await?;
+        stage.send_replace(Stage::Recovering);
         recover(&keeper, &volumes).await;
         tokio::spawn(keeper.clone().attend());
         // only now, so that csi sees this process when it serves
         let csi = settings.csi_peer.clone();
-        Control::bind(&settings.socket, csi, Arc::clone(&volumes), duty)?.run().await;
+        let control = Control::bind(&settings.socket, csi, volumes, Arc::clone(&duty))?;
+        stage.send_replace(Stage::Serving);
+        if let Some(taint) = settings.startup_taint() {
+            tokio::spawn(taint.remove_when_registered(duty.arrivals()));
+        }
+        control.run().await;
         anyhow::Ok(())
     };
     tokio::select! {
@@ -85,41 +127,40 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
     }
 }
 
+async fn probes(
+    settings: &Settings,
+    health: Health,
+    registry: probe::prometheus_client::registry::Registry,
+) -> anyhow::Result<Probes> {
+    let (told, state) = watch::channel(health.readiness());
+    tokio::spawn(health.tell(told));
+    let ports = settings.ports;
+    let metrics = Some(Arc::new(registry));
+    probe::serve(ports.liveness_port, ports.readiness_port, state, metrics)
+        .await
+        .context("cannot answer probes")
+}
+
+/// The right to serve this node; none is needed where there is no lock.
+async fn turn(settings: &Settings) -> anyhow::Result<Option<Turn>> {
+    let kubernetes = &settings.kubernetes;
+    let (Some(lock), Some(pod)) = (kubernetes.lock.clone(), kubernetes.pod_uid.clone()) else {
+        return Ok(None);
+    };
+    info!(lock = %lock.display(), "standing by until no other pod serves this node");
+    // a thread of its own, which the end of the process ends
+    let waited = spawn_blocking(move || {
+        Turn::wait(&lock, &pod).map_err(|error| anyhow!("the lock {}: {error}", lock.display()))
+    });
+    let turn = waited.await.context("the wait for the lock broke")??;
+    info!("it is this pod's turn");
+    Ok(Some(turn))
+}
+
 fn identities(settings: &Settings) -> anyhow::Result<SpireDelegate> {
     let chooser = settings.chooser()?;
     SpireDelegate::new(&settings.spire_admin_socket, settings.node_name.clone(), chooser)
         .context("SPIRE_ADMIN_ENDPOINT_SOCKET")
-}
-
-/// This process's own identity, which brings the bundles that Safe is checked with. It is not
-/// waited for: what was served before is served before SPIRE answers.
-fn own_identity(settings: &Settings) -> anyhow::Result<watch::Receiver<Option<BaseConfig>>> {
-    let (sender, receiver) = watch::channel(None);
-    let safe = settings.safe()?;
-    let trust_domain = TrustDomain::new(&settings.trust_domain).context("SPIFFE_TRUST_DOMAIN")?;
-    let socket = settings.spiffe_socket.clone();
-    tokio::spawn(async move {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        let source = loop {
-            match X509Source::builder().endpoint(&socket).build().await {
-                Ok(source) => break source,
-                Err(failure) => {
-                    warn!(reason = chain(&failure), "no identity of our own yet");
-                    tokio::time::sleep(backoff.pause()).await;
-                }
-            }
-        };
-        match tls_config(source, trust_domain, safe) {
-            Ok(config) => {
-                info!("this process has its own identity");
-                sender.send_replace(Some(BaseConfig::new(config)));
-            }
-            Err(failure) => error!(reason = chain(&failure), "Safe cannot be dialled"),
-        }
-        // kept, so that waiting for it never ends in an error
-        sender.closed().await;
-    });
-    Ok(receiver)
 }
 
 async fn recover(keeper: &Keeper, volumes: &Volumes) {

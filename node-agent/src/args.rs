@@ -1,11 +1,13 @@
 //! Flags and their environment variables, parsed once.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use vsecm_node_agent_api::peer::PeerRule;
+use vsecm_node_agent_api::{peer::PeerRule, volume::PodUid};
 use vsecm_safe_api::{
     client::{ADDRESS, Address, DEFAULT_ADDRESS},
+    name::Namespace,
+    probe,
     role::{
         DEFAULT_NAME_PATTERN, DEFAULT_SAFE_PATTERN, DEFAULT_TRUST_DOMAIN, DEFAULT_WORKLOAD_PATTERN,
         IdPattern, NAME_PATTERN, NamePattern, PatternError, SAFE_PATTERN, TRUST_DOMAIN,
@@ -13,7 +15,15 @@ use vsecm_safe_api::{
     },
 };
 
-use crate::{identity::Chooser, privileges::RunAs};
+use crate::{
+    identity::Chooser,
+    kubernetes::taint::StartupTaint,
+    privileges::RunAs,
+    probe::{ProbeError, Question},
+};
+
+/// The variable of the `CSIDriver` object's name.
+const CSIDRIVER: &str = "VSECM_CSIDRIVER";
 
 /// Brings the secrets of a node's pods from Safe to their files.
 #[derive(Debug, Parser)]
@@ -31,6 +41,69 @@ pub enum Command {
     Supervise(Box<Settings>),
     /// Serve volumes; started by `supervise`.
     Serve(Box<Settings>),
+    /// Ask the process of this container: exit code 0 is yes, 1 is no, with a sentence.
+    Probe {
+        /// What to ask.
+        question: Question,
+        /// Where.
+        #[command(flatten)]
+        ports: Ports,
+    },
+    /// Make a folder this user's alone.
+    Prepare {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Before an uninstall: exit code 1 names the pods that have volumes of the driver.
+    VolumesInUse {
+        /// The driver.
+        #[arg(long, env = CSIDRIVER, default_value = "csi.vsecm.com")]
+        driver: String,
+    },
+}
+
+/// Where probes are answered.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Ports {
+    /// Where liveness is answered, :PORT or ADDRESS:PORT; nowhere if not given.
+    #[arg(long, env = probe::LIVENESS, value_parser = probe::address)]
+    pub liveness_port: Option<SocketAddr>,
+    /// Where readiness and /metrics are answered; nowhere if not given.
+    #[arg(long, env = probe::READINESS, value_parser = probe::address)]
+    pub readiness_port: Option<SocketAddr>,
+}
+
+impl Ports {
+    /// Where a question is answered.
+    ///
+    /// # Errors
+    /// [`ProbeError::NoPort`].
+    pub fn of(&self, question: Question) -> Result<SocketAddr, ProbeError> {
+        match question {
+            Question::Live => self.liveness_port.ok_or(ProbeError::NoPort(probe::LIVENESS)),
+            Question::Ready => self.readiness_port.ok_or(ProbeError::NoPort(probe::READINESS)),
+        }
+    }
+}
+
+/// What belongs to Kubernetes; off where it is not given.
+#[derive(Clone, Debug, Args)]
+pub struct KubernetesSettings {
+    /// The lock of the node: while a process of another pod holds it, this one stands by.
+    #[arg(long, env = "VSECM_NODE_LOCK", requires = "pod_uid")]
+    pub lock: Option<PathBuf>,
+    /// The uid of this pod.
+    #[arg(long, env = "VSECM_POD_UID")]
+    pub pod_uid: Option<PodUid>,
+    /// The `CSIDriver` object: new volumes need it as it must be.
+    #[arg(long, env = CSIDRIVER)]
+    pub csidriver: Option<String>,
+    /// The key of the taint that goes once the driver is registered.
+    #[arg(long, env = "VSECM_STARTUP_TAINT", requires = "csidriver")]
+    pub startup_taint: Option<String>,
+    /// The namespace of sentinel, named to who must register a secret.
+    #[arg(long, env = "VSECM_NAMESPACE", default_value = "vsecm-system")]
+    pub namespace: Namespace,
 }
 
 /// Flags of both.
@@ -75,9 +148,24 @@ pub struct Settings {
     /// Yields a workload's name and namespace.
     #[arg(long, env = NAME_PATTERN, default_value = DEFAULT_NAME_PATTERN)]
     pub name_pattern: String,
+    /// Where probes are answered.
+    #[command(flatten)]
+    pub ports: Ports,
+    /// What belongs to Kubernetes.
+    #[command(flatten)]
+    pub kubernetes: KubernetesSettings,
 }
 
 impl Settings {
+    /// The taint that goes once the driver is registered.
+    pub fn startup_taint(&self) -> Option<StartupTaint> {
+        Some(StartupTaint {
+            key: self.kubernetes.startup_taint.clone()?,
+            node: self.node_name.clone(),
+            driver: self.kubernetes.csidriver.clone()?,
+        })
+    }
+
     /// Which SPIFFE IDs are Safe.
     ///
     /// # Errors

@@ -12,10 +12,11 @@
 //! holds what must outlive both. Readers are answered from memory ([I5]); killed with -9, a
 //! successor goes on with the same descriptors and the same content ([I6]).
 //!
-//! - pure: [`json`], [`inode`], [`tree`], [`mirror`];
+//! - pure: [`json`], [`inode`], [`tree`], [`mirror`], [`wait`];
 //! - content: [`snapshot`], [`memfd`], [`watch`], [`tls`], [`identity`];
 //! - the kernel: [`view`], [`filesystem`], [`session`];
 //! - volumes: [`volumes`], [`control`], [`duty`], [`keeper`];
+//! - Kubernetes: [`kubernetes`], [`health`], [`metrics`], [`probe`], [`prepare`];
 //! - the process: [`args`], [`app`], [`supervisor`], [`privileges`], [`backoff`].
 
 pub mod app;
@@ -24,13 +25,18 @@ pub mod backoff;
 pub mod control;
 pub mod duty;
 pub mod filesystem;
+pub mod health;
 pub mod identity;
 pub mod inode;
 pub mod json;
 pub mod keeper;
+pub mod kubernetes;
 pub mod memfd;
+pub mod metrics;
 pub mod mirror;
+pub mod prepare;
 pub mod privileges;
+pub mod probe;
 pub mod session;
 pub mod snapshot;
 pub mod supervisor;
@@ -38,4 +44,5 @@ pub mod tls;
 pub mod tree;
 pub mod view;
 pub mod volumes;
+pub mod wait;
 pub mod watch;

@@ -9,7 +9,11 @@ use vsecm_safe_api::role::{IdPattern, NamePattern};
 
 use crate::snapshot::SnapshotKey;
 
+pub mod own;
 pub mod spire;
+mod trouble;
+
+pub use self::trouble::Trouble;
 
 /// A pod's identity as it was issued.
 pub struct Identity {
@@ -47,8 +51,8 @@ pub enum Issue {
 pub struct Standing {
     /// Whether it has one.
     pub issue: Issue,
-    /// Why nothing newer is known, if so, in words.
-    pub trouble: Option<String>,
+    /// Why there is none, or nothing newer is known, if so.
+    pub trouble: Option<Trouble>,
 }
 
 /// What is known of a pod before SPIRE is asked.
@@ -64,22 +68,6 @@ pub enum Past {
 pub trait PodIdentity: Send + Sync {
     /// Follows the pod's identity until the receiver is dropped.
     fn follow(&self, pod: &PodRef, past: Past) -> watch::Receiver<Standing>;
-}
-
-/// Why none of the identities that SPIRE offers is the pod's.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ChoiceError {
-    /// Nothing tells which of several is meant.
-    #[error(
-        "{} identities fit the pod ({}); exactly one registration entry must match the workload pattern",
-        ids.len(),
-        ids.join(", ")
-    )]
-    Ambiguous {
-        /// The SPIFFE IDs.
-        ids: Vec<String>,
-    },
 }
 
 /// Chooses a pod's identity among those that SPIRE offers: never by their order, which is random.
@@ -116,20 +104,59 @@ impl Chooser {
     /// The one of `offered` that is the pod's.
     ///
     /// # Errors
-    /// [`ChoiceError::Ambiguous`].
+    /// [`Trouble`]: there are some, yet not exactly one that is the pod's.
     pub fn choose<'a, T>(
         &self,
         pod: &PodRef,
         offered: &'a [T],
         id: impl Fn(&T) -> String,
-    ) -> Result<Option<(&'a T, SnapshotKey)>, ChoiceError> {
+    ) -> Result<Option<(&'a T, SnapshotKey)>, Trouble> {
         let mut fitting: Vec<_> =
             offered.iter().filter_map(|offer| Some((offer, self.key(pod, &id(offer))?))).collect();
         if fitting.len() > 1 {
             let ids = fitting.iter().map(|(offer, _key)| id(offer)).collect();
-            return Err(ChoiceError::Ambiguous { ids });
+            return Err(Trouble::Ambiguous { ids });
         }
-        Ok(fitting.pop())
+        let ids: Vec<_> = offered.iter().map(id).collect();
+        match fitting.pop() {
+            None if !ids.is_empty() => Err(self.why_none(pod, ids)),
+            choice => Ok(choice),
+        }
+    }
+
+    /// Why none of these is the pod's.
+    fn why_none(&self, pod: &PodRef, ids: Vec<String>) -> Trouble {
+        let foreign = ids.iter().find_map(|id| Some((id.clone(), self.difference(pod, id)?)));
+        match foreign {
+            Some((id, differs)) => Trouble::Foreign { id, differs },
+            None => Trouble::NoWorkload { ids },
+        }
+    }
+
+    /// In what a workload's identity differs from what the kubelet said of the pod.
+    fn difference(&self, pod: &PodRef, id: &str) -> Option<String> {
+        let Some(path) = id.strip_prefix(&format!("spiffe://{}/", self.trust_domain)) else {
+            return Some(format!("it is not of the trust domain {}", self.trust_domain));
+        };
+        if self.safe.matches(id) {
+            return Some("it is Safe's own identity".to_owned());
+        }
+        if !self.workload.matches(id) {
+            return None;
+        }
+        let Some(secret) = self.name.key(id) else {
+            return Some("the name pattern yields no name and namespace from it".to_owned());
+        };
+        let named = |mark: &str| segment_after(path, mark);
+        let said = [
+            ("namespace", Some(secret.namespace.as_str()), pod.namespace.as_str()),
+            ("service account", named("sa"), pod.service_account.as_str()),
+            ("pod", named("n"), pod.name.as_str()),
+        ];
+        said.into_iter().find_map(|(what, named, said)| {
+            let named = named.filter(|named| *named != said)?;
+            Some(format!("it names the {what} {named}, the kubelet says {said}"))
+        })
     }
 }
 
@@ -154,6 +181,7 @@ pub(crate) mod tests {
     };
 
     use super::*;
+    use crate::wait::Wait;
 
     /// Identities by hand.
     #[derive(Default)]
@@ -163,8 +191,7 @@ pub(crate) mod tests {
     }
 
     impl ByHand {
-        pub(crate) fn set(&self, pod: &PodRef, issue: Issue, trouble: Option<&str>) {
-            let trouble = trouble.map(str::to_owned);
+        pub(crate) fn set(&self, pod: &PodRef, issue: Issue, trouble: Option<Trouble>) {
             self.sender(pod).send_replace(Standing { issue, trouble });
         }
 
@@ -226,7 +253,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn choose(offered: &[&str]) -> Result<Option<String>, ChoiceError> {
+    fn choose(offered: &[&str]) -> Result<Option<String>, Trouble> {
         let id = |id: &&str| format!("spiffe://vsecm.com/{id}");
         let found = chooser().choose(&pod(), offered, id)?.map(|(_id, key)| key.secret.to_string());
         Ok(found)
@@ -241,17 +268,48 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_identity_that_differs_from_what_the_kubelet_said_is_not_the_pods() {
-        for id in [
-            "workload/billing/ns/other/sa/db/n/db-0",
-            "workload/billing/ns/shop/sa/other/n/db-0",
-            "workload/billing/ns/shop/sa/db/n/db-1",
-            "workload/vsecm-safe/ns/vsecm-system/sa/vsecm-safe/n/db-0",
-            "vsecm-node-agent",
+    fn an_identity_that_differs_from_what_the_kubelet_said_is_refused_with_the_difference() {
+        for (id, difference) in [
+            (
+                "workload/billing/ns/other/sa/db/n/db-0",
+                "it names the namespace other, the kubelet says shop",
+            ),
+            (
+                "workload/billing/ns/shop/sa/other/n/db-0",
+                "it names the service account other, the kubelet says db",
+            ),
+            (
+                "workload/billing/ns/shop/sa/db/n/db-1",
+                "it names the pod db-1, the kubelet says db-0",
+            ),
+            (
+                "workload/vsecm-safe/ns/vsecm-system/sa/vsecm-safe/n/db-0",
+                "it is Safe's own identity",
+            ),
         ] {
-            assert_eq!(choose(&[id]), Ok(None), "{id}");
+            let refused = choose(&[id]).unwrap_err();
+            assert_eq!(refused.wait(), Wait::ForeignIdentity, "{id}");
+            let sentence = refused.to_string();
+            assert!(sentence.contains(id) && sentence.ends_with(difference), "{sentence}");
         }
         assert_eq!(choose(&[]), Ok(None));
+    }
+
+    #[test]
+    fn an_identity_of_another_trust_domain_is_no_pods() {
+        let id = |id: &&str| (*id).to_owned();
+        let offered = ["spiffe://other.com/workload/billing/ns/shop/sa/db/n/db-0"];
+        let refused = chooser().choose(&pod(), &offered, id).unwrap_err().to_string();
+        assert!(refused.ends_with("it is not of the trust domain vsecm.com"), "{refused}");
+    }
+
+    #[test]
+    fn an_identity_that_is_no_workloads_is_named_with_what_the_pod_needs() {
+        let refused = choose(&["ns/shop/sa/db"]).unwrap_err();
+        assert_eq!(refused.wait(), Wait::NoEntry);
+        let sentence = refused.to_string();
+        assert!(sentence.contains("spiffe://vsecm.com/ns/shop/sa/db"), "{sentence}");
+        assert!(sentence.contains("vsecm.com/workload"), "{sentence}");
     }
 
     #[test]
@@ -266,6 +324,7 @@ pub(crate) mod tests {
     #[test]
     fn two_identities_that_fit_are_refused_by_name() {
         let refused = choose(&[OWN, "workload/other/ns/shop/sa/db/n/db-0"]).unwrap_err();
+        assert_eq!(refused.wait(), Wait::AmbiguousIdentity);
         assert!(refused.to_string().contains("workload/other"), "{refused}");
     }
 }

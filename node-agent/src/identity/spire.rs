@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use vsecm_node_agent_api::volume::PodRef;
 use vsecm_safe_api::client::chain;
 
-use super::{Chooser, Identity, Issue, Past, PodIdentity, Standing};
+use super::{Chooser, Identity, Issue, Past, PodIdentity, Standing, Trouble};
 use crate::backoff::Backoff;
 
 /// An empty first message of a new stream is no withdrawal before this time is over: a SPIRE agent
@@ -82,7 +82,9 @@ impl SpireDelegate {
 
 impl PodIdentity for SpireDelegate {
     fn follow(&self, pod: &PodRef, past: Past) -> watch::Receiver<Standing> {
-        let (sender, receiver) = watch::channel(Standing::default());
+        let asking = Trouble::Asking { since: SystemTime::now() };
+        let (sender, receiver) =
+            watch::channel(Standing { issue: Issue::NotYet, trouble: Some(asking) });
         let follower = Follower {
             endpoint: self.endpoint.clone(),
             selectors: self.selectors(pod),
@@ -121,8 +123,6 @@ impl Messages for Streaming<SubscribeToX509sviDsResponse> {
     }
 }
 
-const UNREADABLE: &str = "SPIRE offers an identity that is not understood";
-
 struct Follower {
     endpoint: Endpoint,
     selectors: Vec<Selector>,
@@ -142,8 +142,17 @@ impl Follower {
                 ended = self.stream(&mut backoff) => ended,
             };
             let reason = chain(&ended);
-            warn!(pod = %self.pod.name, namespace = %self.pod.namespace, reason, "the stream of identities broke, and is opened again");
-            self.sender.send_modify(|standing| standing.trouble = Some(reason));
+            warn!(pod = %self.pod.name, namespace = %self.pod.namespace, reason = &*reason, "the stream of identities broke, and is opened again");
+            self.sender.send_modify(|standing| {
+                let since = standing.trouble.as_ref().and_then(Trouble::since);
+                let since = since.unwrap_or_else(SystemTime::now);
+                standing.trouble = Some(match &ended {
+                    StreamError::Status(status) => Trouble::of_status(status, since),
+                    StreamError::Connect(_) | StreamError::Ended => {
+                        Trouble::Unreachable { since, reason }
+                    }
+                });
+            });
             tokio::select! {
                 () = self.sender.closed() => return,
                 () = tokio::time::sleep(backoff.pause()) => {}
@@ -205,24 +214,24 @@ impl Follower {
         let offered = parse(message, &self.pod);
         let is_whole = offered.len() == message.x509_svids.len();
         let id = |offer: &Offer| offer.svid.spiffe_id().to_string();
-        let (issue, trouble) = match self.chooser.choose(&self.pod, &offered, id) {
+        let (issue, trouble, said) = match self.chooser.choose(&self.pod, &offered, id) {
             Ok(Some((offer, key))) => {
                 let identity =
                     Identity { svid: Arc::clone(&offer.svid), key, expires: offer.expires };
                 info!(pod = %self.pod.name, namespace = %self.pod.namespace, ?identity, "an identity was issued");
-                (Some(Issue::Issued(Arc::new(identity))), None)
+                (Some(Issue::Issued(Arc::new(identity))), None, Offered::Identity)
             }
-            Ok(None) if is_whole => (None, None),
-            Ok(None) => (None, Some(UNREADABLE.to_owned())),
-            Err(ambiguous) => {
-                warn!(pod = %self.pod.name, namespace = %self.pod.namespace, %ambiguous, "no identity is chosen");
-                (None, Some(ambiguous.to_string()))
+            _ if !is_whole => (None, Some(Trouble::Unreadable), Offered::Unusable),
+            Ok(None) => (None, None, Offered::Nothing),
+            Err(trouble) => {
+                warn!(pod = %self.pod.name, namespace = %self.pod.namespace, reason = %trouble, "no identity is chosen");
+                let said = match trouble {
+                    Trouble::Ambiguous { .. } => Offered::Unusable,
+                    // what else SPIRE offers is not the pod's, which is therefore not there
+                    _ => Offered::Nothing,
+                };
+                (None, Some(trouble), said)
             }
-        };
-        let said = match (&issue, &trouble) {
-            (Some(_), _) => Offered::Identity,
-            (None, Some(_)) => Offered::Unusable,
-            (None, None) => Offered::Nothing,
         };
         self.sender.send_modify(|standing| {
             standing.trouble = trouble;
@@ -335,6 +344,38 @@ mod tests {
         assert!(matches!(fresh, Issue::NotYet), "{fresh:?}");
     }
 
+    #[tokio::test]
+    async fn an_agent_that_starts_empty_takes_no_identity_away_before_the_grace_is_over() {
+        let (follower, receiver) = follower(Past::Unknown, Duration::from_millis(200));
+        let issue = issued(&pod(), "billing");
+        follower.sender.send_modify(|standing| standing.issue = issue);
+        let mut stream = Empty(Some(SubscribeToX509sviDsResponse::default()));
+        let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
+        let mut receiver = receiver;
+        let started = Instant::now();
+        let is_withdrawn = |standing: &Standing| matches!(standing.issue, Issue::Withdrawn);
+        tokio::select! {
+            ended = follower.heed(&mut stream, &mut backoff) => panic!("the stream lives: {ended}"),
+            _gone = receiver.wait_for(is_withdrawn) => {}
+        }
+        assert!(started.elapsed() >= follower.grace);
+    }
+
+    #[tokio::test]
+    async fn a_missing_socket_is_said_with_its_time_until_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = format!("unix://{}", dir.path().join("admin.sock").display());
+        let delegate = SpireDelegate::new(&socket, "node-1".into(), chooser()).unwrap();
+        let mut receiver = delegate.follow(&pod(), Past::Unknown);
+        assert!(matches!(receiver.borrow().trouble, Some(Trouble::Asking { .. })));
+        let is_said = |standing: &Standing| {
+            matches!(&standing.trouble, Some(Trouble::Unreachable { reason, .. })
+                if reason.contains("admin socket cannot be reached"))
+        };
+        let said = tokio::time::timeout(Duration::from_secs(10), receiver.wait_for(is_said)).await;
+        said.unwrap().unwrap();
+    }
+
     #[test]
     fn an_offer_that_is_not_understood_is_no_withdrawal() {
         let (follower, receiver) = follower(Past::Unknown, WITHDRAWAL_GRACE);
@@ -347,6 +388,6 @@ mod tests {
         assert_eq!(follower.take(&unreadable), Offered::Unusable);
         let standing = receiver.borrow().clone();
         assert!(matches!(standing.issue, Issue::Issued(_)));
-        assert_eq!(standing.trouble.as_deref(), Some(UNREADABLE));
+        assert_eq!(standing.trouble, Some(Trouble::Unreadable));
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tracing::{error, info, warn};
 use vsecm_node_agent_api::{
@@ -17,7 +17,9 @@ use vsecm_node_agent_api::{
     frame::{AgentReply, Serving as IsServing, sentence},
     volume::{Gate as Gating, VolumeId, VolumeRecord},
 };
+use vsecm_safe_api::{name::Namespace, probe::prometheus_client::metrics::histogram::Histogram};
 
+pub use self::census::Census;
 use self::{
     binding::{Binding, is_binding},
     owner::{Command, Gate, Owner, Status},
@@ -26,12 +28,14 @@ use crate::{
     duty::Duty,
     identity::{Past, PodIdentity},
     keeper::Keeper,
+    kubernetes::driver::Driver,
     session::Start,
     snapshot::Snapshot,
     watch::{Watches, content_key},
 };
 
 mod binding;
+mod census;
 mod owner;
 mod reason;
 mod shown;
@@ -54,6 +58,12 @@ pub struct Means {
     pub keeper: Keeper,
     /// Orders to csi.
     pub duty: Arc<Duty>,
+    /// Whether the kubelet's word about pods can be believed.
+    pub driver: watch::Receiver<Driver>,
+    /// Sentinel's namespace, where secrets are registered.
+    pub sentinel: Namespace,
+    /// From the first publish of a volume until it was served.
+    pub publish_times: Histogram,
     /// Ends the process: a session broke, and only a new process can go on with it.
     pub fatal: mpsc::Sender<String>,
 }
@@ -67,7 +77,9 @@ struct Volume {
 /// All volumes.
 pub struct Volumes {
     means: Arc<Means>,
-    volumes: Mutex<HashMap<VolumeId, Arc<Volume>>>,
+    known: Mutex<HashMap<VolumeId, Arc<Volume>>>,
+    /// Shared by all who wait for the `CSIDriver` object.
+    held_back: Arc<()>,
 }
 
 impl std::fmt::Debug for Volumes {
@@ -98,11 +110,11 @@ fn past_of(record: &VolumeRecord, binding: Option<&Binding>) -> Past {
 impl Volumes {
     /// No volumes yet.
     pub fn new(means: Means) -> Self {
-        Self { means: Arc::new(means), volumes: Mutex::default() }
+        Self { means: Arc::new(means), known: Mutex::default(), held_back: Arc::default() }
     }
 
     fn get(&self, volume: &VolumeId) -> Option<Arc<Volume>> {
-        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut volumes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if volumes.get(volume)?.commands.is_closed() {
             volumes.remove(volume);
             return None;
@@ -116,7 +128,7 @@ impl Volumes {
         binding: Option<&Binding>,
         past: Past,
     ) -> Arc<Volume> {
-        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut volumes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let known = volumes.get(&record.volume);
         if let Some(volume) = known.filter(|volume| !volume.commands.is_closed()) {
             return Arc::clone(volume);
@@ -133,6 +145,14 @@ impl Volumes {
 
     /// Gets the content into memory, at most for `hold`.
     pub async fn attach(&self, record: VolumeRecord, hold: Duration) -> AgentReply {
+        let deadline = Instant::now() + hold;
+        let is_served = self.get(&record.volume).is_some_and(|known| {
+            known.record == record && known.status.borrow().serving == IsServing::Yes
+        });
+        // what is served already was believed before
+        if !is_served && let Some(reason) = self.disbelief(deadline).await {
+            return AgentReply::Waiting { reason: sentence(reason) };
+        }
         if let Some(known) = self.get(&record.volume)
             && known.record != record
         {
@@ -146,7 +166,7 @@ impl Volumes {
         let volume = self.get_or_start(&record, None, Past::Unknown);
         let mut status = volume.status.clone();
         let decided = status.wait_for(|status| !matches!(status.gate, Gate::Waiting(_)));
-        let gate = match timeout(hold, decided).await {
+        let gate = match timeout_at(deadline, decided).await {
             Ok(Ok(status)) => status.gate.clone(),
             Ok(Err(_ended)) => {
                 let reason = "the volume was detached meanwhile".to_owned();
@@ -155,14 +175,30 @@ impl Volumes {
             Err(_elapsed) => volume.status.borrow().gate.clone(),
         };
         match gate {
-            Gate::Ready => AgentReply::Ready,
-            Gate::Waiting(reason) => AgentReply::Waiting { reason: sentence(reason) },
+            Gate::Ready => {
+                let refusal = self.means.driver.borrow().refusal().filter(|_| !is_served);
+                refusal.map_or(AgentReply::Ready, |reason| AgentReply::Waiting {
+                    reason: sentence(reason),
+                })
+            }
+            Gate::Waiting(reason) => AgentReply::Waiting { reason: sentence(reason.sentence) },
             Gate::Withdrawn(reason) => {
                 // the pod is probably gone; should it ask again, it starts anew
                 self.detach(&record.volume).await;
                 AgentReply::Withdrawn { reason: sentence(reason) }
             }
         }
+    }
+
+    /// Waits until the kubelet's word about pods can be believed; why not, if not in time.
+    async fn disbelief(&self, deadline: Instant) -> Option<String> {
+        let _held_back = Arc::clone(&self.held_back);
+        let mut driver = self.means.driver.clone();
+        let believed = driver.wait_for(|driver| *driver == Driver::Good);
+        if matches!(timeout_at(deadline, believed).await, Ok(Ok(_good))) {
+            return None;
+        }
+        self.means.driver.borrow().refusal()
     }
 
     /// Serves an attached volume on a fresh descriptor.
@@ -180,7 +216,8 @@ impl Volumes {
         let has_content = status.wait_for(|status| status.has_content);
         if timeout(RESUME_WAIT, has_content).await.is_err() {
             let reason = match volume.status.borrow().gate.clone() {
-                Gate::Waiting(reason) | Gate::Withdrawn(reason) => reason,
+                Gate::Waiting(reason) => reason.sentence,
+                Gate::Withdrawn(reason) => reason,
                 Gate::Ready => "its content is not known".to_owned(),
             };
             return refused(format!("the volume cannot be resumed yet: {reason}"));
@@ -204,7 +241,7 @@ impl Volumes {
     /// Forgets a volume.
     pub async fn detach(&self, volume: &VolumeId) {
         let known = {
-            let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut volumes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             volumes.remove(volume)
         };
         let Some(known) = known else { return };
@@ -221,7 +258,7 @@ impl Volumes {
             self.get(volume).map(|volume| volume.status.borrow().clone()).unwrap_or_default();
         AgentReply::State {
             serving: status.serving,
-            condition: status.condition.map(sentence),
+            condition: status.condition().map(sentence),
             bytes: status.bytes,
             files: status.files,
         }

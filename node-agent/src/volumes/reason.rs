@@ -1,34 +1,53 @@
 //! Why a pod waits, in words for `kubectl describe pod` ([I10]). Pure.
 
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use std::time::SystemTime;
+
 use vsecm_node_agent_api::volume::PodRef;
-use vsecm_safe_api::state::{Absent, Reason};
+use vsecm_safe_api::{
+    name::Namespace,
+    state::{Absent, Reason as Absence},
+};
 
 use crate::{
     identity::{Issue, Standing},
     snapshot::SnapshotKey,
-    watch::Feed,
+    wait::{Wait, moment},
+    watch::{Feed, Trouble, TroubleKind},
 };
 
-fn moment(time: impl Into<OffsetDateTime>) -> String {
-    let time: OffsetDateTime = time.into();
-    let whole = time.replace_nanosecond(0).unwrap_or(time);
-    whole.format(&Rfc3339).unwrap_or_default()
+/// What is waited for: for people, and for metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reason {
+    pub(super) wait: Wait,
+    pub(super) sentence: String,
+}
+
+impl Reason {
+    pub(super) fn new(wait: Wait, sentence: impl Into<String>) -> Self {
+        Self { wait, sentence: sentence.into() }
+    }
 }
 
 fn at(absent: &Absent) -> String {
     absent.at.map(moment).map_or_else(String::new, |time| format!(" at {time}"))
 }
 
-/// Why the pod has no content yet.
+/// Why the pod has no content yet. `sentinel` is the namespace where it is registered.
 pub(super) fn waiting(
     pod: &PodRef,
     standing: &Standing,
     feed: Option<(&SnapshotKey, &Feed)>,
-) -> String {
+    sentinel: &Namespace,
+) -> Reason {
     match (&standing.issue, feed) {
-        (Issue::Issued(_), Some((key, feed))) => for_content(key, feed),
-        (Issue::Withdrawn, _) => withdrawn(pod),
+        (Issue::Issued(identity), Some((key, feed))) => {
+            let now = SystemTime::now();
+            if identity.expires <= now {
+                return expired(pod, standing, identity.expires);
+            }
+            for_content(key, feed, sentinel)
+        }
+        (Issue::Withdrawn, _) => Reason::new(Wait::Withdrawn, withdrawn(pod)),
         _ => for_identity(pod, standing),
     }
 }
@@ -39,91 +58,160 @@ pub(super) fn withdrawn(pod: &PodRef) -> String {
     format!("SPIRE has withdrawn the identity of pod {namespace}/{name}")
 }
 
-fn for_identity(pod: &PodRef, standing: &Standing) -> String {
+fn expired(pod: &PodRef, standing: &Standing, at: SystemTime) -> Reason {
+    let PodRef { namespace, name, .. } = pod;
+    let at = moment(at);
+    let why = match &standing.trouble {
+        Some(trouble) => format!(": {trouble}"),
+        None => "; its agent may be unable to reach SPIRE's server".to_owned(),
+    };
+    Reason::new(
+        Wait::IdentityExpired,
+        format!(
+            "the identity of pod {namespace}/{name} ended at {at} and SPIRE has not renewed it{why}"
+        ),
+    )
+}
+
+fn for_identity(pod: &PodRef, standing: &Standing) -> Reason {
     let PodRef { namespace, name, service_account, .. } = pod;
     match &standing.trouble {
-        Some(trouble) => {
-            format!("no identity for pod {namespace}/{name} from SPIRE: {trouble}")
-        }
-        None => format!(
-            "no SPIRE entry for pod {namespace}/{name} (service account {service_account}) yet: \
-             it needs the label vsecm.com/workload, or a ClusterSPIFFEID that matches it"
+        Some(trouble) => Reason::new(
+            trouble.wait(),
+            format!("no identity for pod {namespace}/{name} from SPIRE: {trouble}"),
+        ),
+        None => Reason::new(
+            Wait::NoEntry,
+            format!(
+                "no SPIRE entry for pod {namespace}/{name} (service account {service_account}) yet: \
+                 it needs the label vsecm.com/workload, or a ClusterSPIFFEID that matches it"
+            ),
         ),
     }
 }
 
-fn for_content(key: &SnapshotKey, feed: &Feed) -> String {
+fn for_trouble(trouble: &Trouble) -> Reason {
+    let Trouble { since, kind, reason } = trouble;
+    let since = moment(*since);
+    match kind {
+        TroubleKind::Unreachable => Reason::new(
+            Wait::SafeUnreachable,
+            format!("Safe is unreachable since {since}: {reason}"),
+        ),
+        TroubleKind::Refused => Reason::new(
+            Wait::Refused,
+            format!(
+                "Safe refuses the pod's identity since {since}, its audit log says why: {reason}"
+            ),
+        ),
+        TroubleKind::Locked => Reason::new(
+            Wait::SafeLocked,
+            format!(
+                "Safe is locked since {since}, an operator must give it its root key: {reason}"
+            ),
+        ),
+        TroubleKind::NoOwnIdentity => Reason::new(Wait::NoOwnIdentity, reason.clone()),
+        TroubleKind::IdentityExpired => Reason::new(
+            Wait::IdentityExpired,
+            format!("SPIRE has not renewed the pod's identity since {since}: {reason}"),
+        ),
+    }
+}
+
+fn for_content(key: &SnapshotKey, feed: &Feed, sentinel: &Namespace) -> Reason {
     let (namespace, name) = (&key.secret.namespace, &key.secret.name);
     if let Some(trouble) = &feed.trouble {
-        let since = moment(trouble.since);
-        return format!("Safe is unreachable since {since}: {}", trouble.reason);
+        return for_trouble(trouble);
     }
     let command = format!(
-        "kubectl exec -i -n vsecm-system deploy/vsecm-sentinel -- safe -w {name} -n {namespace} -s - \
+        "kubectl exec -i -n {sentinel} deploy/vsecm-sentinel -- safe -w {name} -n {namespace} -s - \
          (the value on stdin)"
     );
+    let secret = format!("the secret {name} in namespace {namespace}");
     let Some(absent) = &feed.absent else {
-        return format!(
-            "waiting for Safe's answer about the secret {name} in namespace {namespace}"
-        );
+        return Reason::new(Wait::Asking, format!("waiting for Safe's answer about {secret}"));
     };
     let at = at(absent);
     match absent.reason {
-        Reason::NotRegistered => format!(
-            "no secret named {name} in namespace {namespace} yet, register it with: {command}"
+        Absence::NotRegistered => Reason::new(
+            Wait::NotRegistered,
+            format!(
+                "no secret named {name} in namespace {namespace} yet, register it with: {command}"
+            ),
         ),
-        Reason::Deleted => format!(
-            "the secret {name} in namespace {namespace} was deleted{at}, register it again with: {command}"
+        Absence::Deleted => Reason::new(
+            Wait::Deleted,
+            format!("{secret} was deleted{at}, register it again with: {command}"),
         ),
-        Reason::Expired => format!(
-            "the secret {name} in namespace {namespace} expired{at}, register a new value with: {command}"
+        Absence::Expired => Reason::new(
+            Wait::Expired,
+            format!("{secret} expired{at}, register a new value with: {command}"),
         ),
-        Reason::NotYetValid => {
+        Absence::NotYetValid => {
             let time = absent.at.map_or_else(|| "a later time".to_owned(), moment);
-            format!("the secret {name} in namespace {namespace} is not valid before {time}")
+            Reason::new(Wait::NotYetValid, format!("{secret} is not valid before {time}"))
         }
-        Reason::Unreadable => format!(
-            "Safe has the secret {name} in namespace {namespace} but cannot read its record; its log says why"
+        Absence::Unreadable => Reason::new(
+            Wait::Unreadable,
+            format!("Safe has {secret} but cannot read its record; its log says why"),
         ),
     }
 }
 
-/// What an operator should know of a volume that is there.
+/// What an operator should know of a volume that is there: it is not fresh.
 pub(super) fn condition(
     pod: &PodRef,
     standing: &Standing,
     feed: Option<&Feed>,
     swap: Option<&str>,
-) -> Option<String> {
+) -> Vec<Reason> {
     let mut parts = Vec::new();
     match (&standing.issue, &standing.trouble) {
-        (Issue::Withdrawn, _) => parts.push(format!("{}; it gets no updates", withdrawn(pod))),
-        (_, Some(trouble)) => parts.push(format!("SPIRE: {trouble}")),
+        (Issue::Withdrawn, _) => {
+            let sentence = format!("{}; it gets no updates", withdrawn(pod));
+            parts.push(Reason::new(Wait::Withdrawn, sentence));
+        }
+        (_, Some(trouble)) => parts.push(Reason::new(trouble.wait(), format!("SPIRE: {trouble}"))),
         _ => {}
     }
-    if let Some(trouble) = feed.and_then(|feed| feed.trouble.as_ref()) {
-        let since = moment(trouble.since);
-        parts.push(format!("Safe is unreachable since {since}: {}", trouble.reason));
-    }
+    parts.extend(feed.and_then(|feed| feed.trouble.as_ref()).map(for_trouble));
     if let Some(absent) = feed.and_then(|feed| feed.absent.as_ref()) {
-        parts.push(format!("Safe has no content now ({:?})", absent.reason));
+        let wait = match absent.reason {
+            Absence::NotRegistered => Wait::NotRegistered,
+            Absence::Deleted => Wait::Deleted,
+            Absence::Expired => Wait::Expired,
+            Absence::NotYetValid => Wait::NotYetValid,
+            Absence::Unreadable => Wait::Unreadable,
+        };
+        parts.push(Reason::new(wait, format!("Safe has no content now ({:?})", absent.reason)));
     }
     if let Some(swap) = swap {
-        parts.push(format!("an update waits: {swap}"));
+        parts.push(Reason::new(Wait::Csi, format!("an update waits: {swap}")));
     }
-    (!parts.is_empty()).then(|| parts.join("; "))
+    parts
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::{sync::Arc, time::Duration};
 
+    use time::OffsetDateTime;
     use vsecm_safe_api::position::{Lineage, Revision};
 
     use super::*;
-    use crate::{identity::tests::pod, snapshot::tests::key, watch::Trouble};
+    use crate::{
+        identity::{
+            self, Identity,
+            tests::{issued, pod},
+        },
+        snapshot::tests::key,
+    };
 
-    fn absent(reason: Reason) -> Feed {
+    fn sentinel() -> Namespace {
+        "custody".parse().unwrap()
+    }
+
+    fn absent(reason: Absence) -> Feed {
         Feed {
             absent: Some(Absent {
                 reason,
@@ -135,41 +223,138 @@ mod tests {
         }
     }
 
+    fn troubled(kind: TroubleKind, reason: &str) -> Feed {
+        let since = SystemTime::UNIX_EPOCH + Duration::from_millis(1500);
+        let trouble = Trouble { since, kind, reason: reason.into() };
+        Feed { trouble: Some(trouble), ..absent(Absence::NotRegistered) }
+    }
+
+    fn without_identity(trouble: Option<identity::Trouble>) -> Reason {
+        let standing = Standing { issue: Issue::NotYet, trouble };
+        waiting(&pod(), &standing, None, &sentinel())
+    }
+
     #[test]
     fn a_pod_without_an_entry_hears_of_it() {
-        let reason = waiting(&pod(), &Standing::default(), None);
-        assert!(reason.starts_with("no SPIRE entry for pod shop/db-0"), "{reason}");
+        let reason = without_identity(None);
+        assert_eq!(reason.wait, Wait::NoEntry);
+        assert!(reason.sentence.starts_with("no SPIRE entry for pod shop/db-0"), "{reason:?}");
+    }
+
+    #[test]
+    fn each_way_to_have_no_identity_has_its_own_sentence() {
+        let since = SystemTime::UNIX_EPOCH;
+        let reason = String::from("said");
+        for (trouble, wait, part) in [
+            (
+                identity::Trouble::Asking { since },
+                Wait::SpireSilent,
+                "has not answered since 1970-01-01T00:00:00Z",
+            ),
+            (
+                identity::Trouble::Ambiguous {
+                    ids: vec!["spiffe://a".into(), "spiffe://b".into()],
+                },
+                Wait::AmbiguousIdentity,
+                "2 identities fit the pod (spiffe://a, spiffe://b)",
+            ),
+            (
+                identity::Trouble::Unreachable { since, reason: "no such file".into() },
+                Wait::SpireUnreachable,
+                "cannot be reached since 1970-01-01T00:00:00Z: no such file",
+            ),
+            (
+                identity::Trouble::NoOwnIdentity { reason: reason.clone() },
+                Wait::NoOwnIdentity,
+                "this node agent has no identity of its own from SPIRE yet",
+            ),
+            (
+                identity::Trouble::NoDelegate { reason },
+                Wait::NoDelegate,
+                "not configured as an authorized delegate",
+            ),
+            (identity::Trouble::Unreadable, Wait::UnreadableIdentity, "is not understood"),
+        ] {
+            let reason = without_identity(Some(trouble));
+            assert_eq!(reason.wait, wait);
+            let sentence = reason.sentence;
+            assert!(sentence.starts_with("no identity for pod shop/db-0 from SPIRE: "));
+            assert!(sentence.contains(part), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn an_identity_that_ended_is_said_with_its_time() {
+        let Issue::Issued(identity) = issued(&pod(), "billing") else {
+            panic!("an identity is issued");
+        };
+        let ended = Identity {
+            svid: Arc::clone(&identity.svid),
+            key: identity.key.clone(),
+            expires: SystemTime::UNIX_EPOCH,
+        };
+        let standing = Standing { issue: Issue::Issued(Arc::new(ended)), trouble: None };
+        let feed = absent(Absence::NotRegistered);
+        let reason = waiting(&pod(), &standing, Some((&key(), &feed)), &sentinel());
+        assert_eq!(reason.wait, Wait::IdentityExpired);
+        let sentence = reason.sentence;
+        assert!(sentence.contains("ended at 1970-01-01T00:00:00Z"), "{sentence}");
     }
 
     #[test]
     fn each_absence_has_its_own_sentence() {
-        let sentence = |reason| for_content(&key(), &absent(reason));
-        let missing = sentence(Reason::NotRegistered);
+        let sentence = |absence, wait| {
+            let reason = for_content(&key(), &absent(absence), &sentinel());
+            assert_eq!(reason.wait, wait);
+            reason.sentence
+        };
+        let missing = sentence(Absence::NotRegistered, Wait::NotRegistered);
         assert!(missing.contains("no secret named billing in namespace default"), "{missing}");
-        assert!(missing.contains("-- safe -w billing -n default -s -"), "{missing}");
-        assert!(sentence(Reason::Deleted).contains("was deleted at 1970-01-01T00:00:00Z"));
-        assert!(sentence(Reason::Expired).contains("expired at 1970"));
-        assert!(sentence(Reason::NotYetValid).contains("not valid before 1970"));
-        assert!(sentence(Reason::Unreadable).contains("cannot read"));
+        let command =
+            "kubectl exec -i -n custody deploy/vsecm-sentinel -- safe -w billing -n default -s -";
+        assert!(missing.contains(command), "{missing}");
+        let deleted = sentence(Absence::Deleted, Wait::Deleted);
+        assert!(deleted.contains("was deleted at 1970-01-01T00:00:00Z"), "{deleted}");
+        assert!(sentence(Absence::Expired, Wait::Expired).contains("expired at 1970"));
+        let early = sentence(Absence::NotYetValid, Wait::NotYetValid);
+        assert!(early.contains("not valid before 1970"), "{early}");
+        assert!(sentence(Absence::Unreadable, Wait::Unreadable).contains("cannot read"));
+        let asking = for_content(&key(), &Feed::default(), &sentinel());
+        assert_eq!(asking.wait, Wait::Asking);
     }
 
     #[test]
-    fn an_unreachable_safe_is_named_with_the_time_and_the_reason() {
-        let feed = Feed {
-            trouble: Some(Trouble {
-                since: SystemTime::UNIX_EPOCH + Duration::from_millis(1500),
-                reason: "connection refused".into(),
-            }),
-            ..absent(Reason::NotRegistered)
-        };
-        assert_eq!(
-            for_content(&key(), &feed),
-            "Safe is unreachable since 1970-01-01T00:00:01Z: connection refused"
-        );
+    fn each_trouble_with_safe_has_its_own_sentence() {
+        for (kind, wait, sentence) in [
+            (
+                TroubleKind::Unreachable,
+                Wait::SafeUnreachable,
+                "Safe is unreachable since 1970-01-01T00:00:01Z: said",
+            ),
+            (
+                TroubleKind::Refused,
+                Wait::Refused,
+                "Safe refuses the pod's identity since 1970-01-01T00:00:01Z, its audit log says why: said",
+            ),
+            (
+                TroubleKind::Locked,
+                Wait::SafeLocked,
+                "Safe is locked since 1970-01-01T00:00:01Z, an operator must give it its root key: said",
+            ),
+            (TroubleKind::NoOwnIdentity, Wait::NoOwnIdentity, "said"),
+            (
+                TroubleKind::IdentityExpired,
+                Wait::IdentityExpired,
+                "SPIRE has not renewed the pod's identity since 1970-01-01T00:00:01Z: said",
+            ),
+        ] {
+            let reason = for_content(&key(), &troubled(kind, "said"), &sentinel());
+            assert_eq!((reason.wait, reason.sentence.as_str()), (wait, sentence));
+        }
     }
 
     #[test]
     fn a_volume_in_order_has_no_condition() {
-        assert_eq!(condition(&pod(), &Standing::default(), Some(&Feed::default()), None), None);
+        assert!(condition(&pod(), &Standing::default(), Some(&Feed::default()), None).is_empty());
     }
 }

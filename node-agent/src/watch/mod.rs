@@ -49,13 +49,30 @@ pub struct Feed {
     pub trouble: Option<Trouble>,
 }
 
-/// Safe cannot be asked.
+/// Nothing new comes from Safe.
 #[derive(Clone, Debug)]
 pub struct Trouble {
     /// Since when.
     pub since: SystemTime,
+    /// What kind of trouble it is.
+    pub kind: TroubleKind,
     /// Why, in words.
     pub reason: String,
+}
+
+/// What a watch without news suffers from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TroubleKind {
+    /// Safe does not answer, or is not to be found.
+    Unreachable,
+    /// Safe answers, and does not serve this identity.
+    Refused,
+    /// Safe answers, and cannot open its store before it has its root key.
+    Locked,
+    /// This process has no identity of its own, without which Safe cannot be told from others.
+    NoOwnIdentity,
+    /// The pod's identity has ended and was not renewed.
+    IdentityExpired,
 }
 
 /// What all watches need.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use tracing::{error, info, warn};
 use vsecm_safe_api::{
     client::{ClientError, chain, channel},
@@ -16,7 +16,7 @@ use vsecm_safe_api::{
 };
 
 use super::{
-    Trouble, Watch, locked,
+    Trouble, TroubleKind, Watch, locked,
     verdict::{Verdict, judge},
 };
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
     identity::Identity,
     snapshot::Snapshot,
     tls::TlsError,
+    wait::moment,
 };
 
 /// Connection, handshake and the answer to a Watch together.
@@ -41,7 +42,7 @@ const TAKE_OVER_JITTER: Duration = Duration::from_secs(1);
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
-    #[error("this node's agent has no identity of its own from SPIRE yet")]
+    #[error("this node agent has no identity of its own from SPIRE yet")]
     NoOwnIdentity,
     #[error("the pod's identity cannot be used")]
     Tls(#[from] TlsError),
@@ -57,29 +58,64 @@ enum Broken {
     Answer(#[from] WireError),
 }
 
+impl Broken {
+    fn kind(&self) -> TroubleKind {
+        match self {
+            Self::NoOwnIdentity => TroubleKind::NoOwnIdentity,
+            Self::Status(status) => kind_of(status),
+            _ => TroubleKind::Unreachable,
+        }
+    }
+}
+
+fn kind_of(status: &Status) -> TroubleKind {
+    match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated => TroubleKind::Refused,
+        // what Safe says while it waits for its root key
+        Code::FailedPrecondition => TroubleKind::Locked,
+        Code::Unavailable if status.message().contains("locked") => TroubleKind::Locked,
+        _ => TroubleKind::Unreachable,
+    }
+}
+
 impl Watch {
     pub(super) async fn run(&self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             let Some(identity) = self.best_identity() else {
                 *locked(&self.channel) = None;
+                if let Some(ended) = self.last_expiry() {
+                    let reason = format!("it ended at {}", moment(ended));
+                    warn!(secret = %self.key.secret, reason, "SPIRE renews no identity that may read the secret");
+                    self.trouble(TroubleKind::IdentityExpired, reason);
+                }
                 self.members_changed.notified().await;
                 continue;
             };
             if let Err(broken) = self.follow(&identity, &mut backoff).await {
                 let reason = chain(&broken);
                 warn!(secret = %self.key.secret, reason, "the watch broke, and is opened again");
-                self.trouble(reason);
+                self.trouble(broken.kind(), reason);
                 sleep(backoff.pause()).await;
             }
         }
     }
 
-    fn trouble(&self, reason: String) {
+    fn trouble(&self, kind: TroubleKind, reason: String) {
         self.feed.send_modify(|feed| {
-            let since = feed.trouble.take().map(|trouble| trouble.since);
-            feed.trouble = Some(Trouble { since: since.unwrap_or_else(SystemTime::now), reason });
+            let before = feed.trouble.take().filter(|before| before.kind == kind);
+            let since = before.map_or_else(SystemTime::now, |before| before.since);
+            feed.trouble = Some(Trouble { since, kind, reason });
         });
+    }
+
+    /// When the last of the members' identities ended.
+    fn last_expiry(&self) -> Option<SystemTime> {
+        locked(&self.members)
+            .values()
+            .filter_map(|member| member.identity.as_ref())
+            .map(|identity| identity.expires)
+            .max()
     }
 
     /// The identity of any member, the one that lasts longest.
@@ -200,4 +236,21 @@ fn next_sequence(held: Option<&Snapshot>) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
     held.map_or(now, |held| now.max(held.sequence().saturating_add(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_a_locked_and_an_unreachable_safe_are_told_apart() {
+        let kind = |code, text: &str| Broken::Status(Box::new(Status::new(code, text))).kind();
+        assert_eq!(kind(Code::PermissionDenied, "no workload"), TroubleKind::Refused);
+        assert_eq!(kind(Code::Unauthenticated, "no SVID"), TroubleKind::Refused);
+        assert_eq!(kind(Code::FailedPrecondition, "no root key yet"), TroubleKind::Locked);
+        assert_eq!(kind(Code::Unavailable, "Safe is locked"), TroubleKind::Locked);
+        assert_eq!(kind(Code::Unavailable, "transport error"), TroubleKind::Unreachable);
+        assert_eq!(Broken::Silent.kind(), TroubleKind::Unreachable);
+        assert_eq!(Broken::NoOwnIdentity.kind(), TroubleKind::NoOwnIdentity);
+    }
 }

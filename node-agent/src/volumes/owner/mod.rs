@@ -1,6 +1,10 @@
 //! The task that owns one volume.
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -16,7 +20,7 @@ use vsecm_node_agent_api::{
 use super::{
     Means,
     binding::{Access, Binding, binding_key},
-    reason,
+    reason::{self, Reason},
     shown::Shown,
 };
 use crate::{
@@ -26,6 +30,7 @@ use crate::{
     session::{End, Start},
     snapshot::Content,
     tree::{Nothing, Source},
+    wait::Wait,
     watch::{Feed, Watch},
 };
 
@@ -50,7 +55,7 @@ pub(super) enum Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Gate {
     /// Not yet, and why.
-    Waiting(String),
+    Waiting(Reason),
     /// Now.
     Ready,
     /// Not any more, and why.
@@ -63,18 +68,39 @@ pub(super) struct Status {
     pub(super) gate: Gate,
     pub(super) has_content: bool,
     pub(super) serving: IsServing,
-    pub(super) condition: Option<String>,
+    /// Whether the pod has an identity.
+    pub(super) identity: Held,
+    /// Why it is not fresh.
+    pub(super) conditions: Vec<Reason>,
     pub(super) bytes: u64,
     pub(super) files: u64,
 }
 
+/// Whether a pod holds an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    None,
+    Current(SystemTime),
+    Withdrawn,
+}
+
+impl Status {
+    /// The conditions in one sentence.
+    pub(super) fn condition(&self) -> Option<String> {
+        let sentences: Vec<_> = self.conditions.iter().map(|part| &*part.sentence).collect();
+        (!sentences.is_empty()).then(|| sentences.join("; "))
+    }
+}
+
 impl Default for Status {
     fn default() -> Self {
+        let reason = Reason::new(Wait::Starting, "nothing is known of the volume yet");
         Self {
-            gate: Gate::Waiting("nothing is known of the volume yet".to_owned()),
+            gate: Gate::Waiting(reason),
             has_content: false,
             serving: IsServing::No,
-            condition: None,
+            identity: Held::None,
+            conditions: Vec::new(),
             bytes: 0,
             files: 0,
         }
@@ -112,6 +138,8 @@ pub(super) struct Owner {
     news_of_identity: watch::Receiver<Standing>,
     /// What was acted upon.
     standing: Standing,
+    /// When it was asked for first.
+    asked: Instant,
     member: Option<Member>,
     /// It stays until the secret of `member` has content.
     former: Option<Former>,
@@ -142,6 +170,7 @@ impl Owner {
         let mut owner = Self {
             news_of_identity: means.identities.follow(&record.pod, past),
             standing: Standing::default(),
+            asked: Instant::now(),
             record,
             commands,
             status: watch::Sender::default(),
@@ -262,7 +291,8 @@ impl Owner {
             _ if is_optional => Gate::Ready,
             _ => {
                 let key = self.member.as_ref().map(|member| member.watch.key());
-                Gate::Waiting(reason::waiting(&self.record.pod, standing, key.zip(feed)))
+                let namespace = &self.means.sentinel;
+                Gate::Waiting(reason::waiting(&self.record.pod, standing, key.zip(feed), namespace))
             }
         }
     }
@@ -278,7 +308,12 @@ impl Owner {
                 Some(_) => IsServing::Yes,
                 None => IsServing::No,
             },
-            condition: reason::condition(
+            identity: match &standing.issue {
+                Issue::NotYet => Held::None,
+                Issue::Issued(identity) => Held::Current(identity.expires),
+                Issue::Withdrawn => Held::Withdrawn,
+            },
+            conditions: reason::condition(
                 &self.record.pod,
                 standing,
                 feed.as_ref(),

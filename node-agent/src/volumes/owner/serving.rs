@@ -33,6 +33,9 @@ impl Owner {
         info!(volume = %self.record.volume, pod = %self.record.pod.name, namespace = %self.record.pod.namespace, ?start, "serving");
         self.shown = Some(shown);
         self.detach_due = None;
+        if start == Start::Fresh {
+            self.means.publish_times.observe(self.asked.elapsed().as_secs_f64());
+        }
         self.settled().await;
         Ok(())
     }

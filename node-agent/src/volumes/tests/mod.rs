@@ -16,6 +16,7 @@ use crate::{
     session::fixture::{Mount, apart},
     snapshot::{Content, Removal, tests::document_of},
     tree::tests::options,
+    wait::Wait,
 };
 
 mod keeper;
@@ -87,6 +88,34 @@ fn an_attach_that_waits_ends_when_the_identity_is_withdrawn() {
 }
 
 #[test]
+fn without_a_good_csidriver_nothing_new_is_published_and_what_is_served_goes_on() {
+    story(|| async {
+        let (node, record) = (Node::new(), record());
+        node.disbelieve();
+        let AgentReply::Waiting { reason } = node.attach(&record, 10).await else {
+            panic!("the pod may not be whom it names");
+        };
+        assert!(reason.contains("no CSIDriver object"), "{reason}");
+        assert!(node.volumes.get(&record.volume).is_none(), "SPIRE is not asked for it");
+        node.issue();
+        node.say(said(1, "{}")).await;
+        let (held, ()) = tokio::join!(node.attach(&record, 10_000), async {
+            tokio::task::yield_now().await;
+            assert_eq!(node.volumes.census().waiting[&Wait::CsiDriver], 1);
+            node.believe();
+        });
+        assert_eq!(held, AgentReply::Ready);
+        assert_eq!(node.volumes.census().ready, 1);
+        let _mount = node.serving_volume(&record).await;
+        node.disbelieve();
+        assert_eq!(node.attach(&record, 10).await, AgentReply::Ready);
+        let census = node.volumes.census();
+        assert_eq!((census.serving, census.identities), (1, [0, 1, 0, 0]));
+        assert!(census.waiting.is_empty(), "{census:?}");
+    });
+}
+
+#[test]
 fn an_optional_volume_is_ready_at_once_and_empty_until_the_secret_exists() {
     story(|| async {
         let (node, mut record) = (Node::new(), record());
@@ -146,7 +175,7 @@ fn without_csi_the_old_version_stays_and_the_newest_comes_with_csi() {
         assert_eq!(node.volumes.serve(&record.volume, fuse).await, AgentReply::Served);
         node.say(said(2, "{\"a\":\"y\"}")).await;
         node.until(&record, "a condition", |status| {
-            status.condition.as_ref().is_some_and(|c| c.contains("csi is not there"))
+            status.condition().is_some_and(|c| c.contains("csi is not there"))
         })
         .await;
         node.say(said(3, "{\"a\":\"zz\"}")).await;
@@ -164,10 +193,8 @@ async fn files_after_a_withdrawal(on_withdraw: OnWithdraw, files: u64) {
     assert_eq!(node.attach(&record, 1000).await, AgentReply::Ready);
     let _mount = node.serving_volume(&record).await;
     node.withdraw();
-    let is_said = |status: &Status| {
-        let condition = status.condition.as_ref();
-        condition.is_some_and(|text| text.contains("withdrawn"))
-    };
+    let is_said =
+        |status: &Status| status.condition().is_some_and(|text| text.contains("withdrawn"));
     node.until(&record, "the withdrawal", is_said).await;
     node.say(said(2, "{\"a\":\"x\",\"b\":\"y\"}")).await;
     node.until(&record, "the files", |status| status.files == files).await;
@@ -272,7 +299,7 @@ fn a_keeper_that_hung_gets_what_is_true_when_it_answers_again() {
         keeper.deposit(key.clone(), content.memfd()).await;
         node.stop_keeper();
         // both give up before the keeper answers, together: no one waits behind another
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         tokio::join!(keeper.remove(key.clone()), keeper.deposit(stays.clone(), content.memfd()),);
         assert!(started.elapsed() < Duration::from_secs(3));
         assert!(node.kept.lock().unwrap().contains_key(&String::from(key)));

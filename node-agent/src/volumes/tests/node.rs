@@ -26,6 +26,8 @@ use crate::{
         tests::{ByHand, issued, pod},
     },
     keeper::Keeper,
+    kubernetes::driver::{Driver, Unfit},
+    metrics,
     session::fixture::Mount,
     snapshot::Snapshot,
     volumes::{Means, Volumes, owner::Status},
@@ -37,6 +39,7 @@ pub(super) struct Node {
     pub(super) volumes: Volumes,
     identities: Arc<ByHand>,
     duty: Arc<Duty>,
+    driver: watch::Sender<Driver>,
     pub(super) kept: Arc<Mutex<Kept>>,
     keeper_socket: PathBuf,
     keeping: Option<tokio::task::JoinHandle<()>>,
@@ -108,17 +111,22 @@ impl Node {
             keeper: keeper.clone(),
             node: "node-1".into(),
         });
+        let driver = watch::Sender::new(Driver::Good);
         let volumes = Volumes::new(Means {
             identities: Box::new(Shared(Arc::clone(&identities))),
             watches,
             keeper,
             duty: Arc::clone(&duty),
+            driver: driver.subscribe(),
+            sentinel: "vsecm-system".parse().unwrap(),
+            publish_times: metrics::publish_times(),
             fatal: sender,
         });
         Self {
             volumes,
             identities,
             duty,
+            driver,
             kept,
             keeper_socket,
             keeping: None,
@@ -134,6 +142,16 @@ impl Node {
 
     pub(super) fn issue_as(&self, workload: &str) {
         self.identities.set(&pod(), issued(&pod(), workload), None);
+    }
+
+    /// The `CSIDriver` object is taken away …
+    pub(super) fn disbelieve(&self) {
+        self.driver.send_replace(Driver::Unfit(Unfit::Missing { name: "csi.vsecm.com".into() }));
+    }
+
+    /// … and made again.
+    pub(super) fn believe(&self) {
+        self.driver.send_replace(Driver::Good);
     }
 
     /// SPIRE has nothing for the pod, and the grace is over.

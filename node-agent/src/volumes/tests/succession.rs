@@ -109,7 +109,7 @@ fn a_successor_shows_a_pod_without_identity_nothing_newer_than_it_saw() {
         let _mount = node.serving_volume(&record).await;
         node.withdraw();
         node.until(&record, "the withdrawal", |status| {
-            let condition = status.condition.as_ref();
+            let condition = status.condition();
             condition.is_some_and(|text| text.contains("withdrawn"))
         })
         .await;
@@ -136,7 +136,7 @@ async fn order_after_a_missed_withdrawal(on_withdraw: OnWithdraw) -> Option<Orde
     let csi = successor.idle_csi();
     successor.end_grace();
     let is_said = |status: &Status| {
-        let condition = status.condition.as_ref();
+        let condition = status.condition();
         condition.is_some_and(|text| text.contains("withdrawn"))
     };
     successor.until(&record, "the withdrawal", is_said).await;
@@ -207,7 +207,7 @@ fn a_successor_shows_the_former_secret_until_the_new_one_has_content() {
         successor.volumes.recover().await.unwrap();
         assert_eq!(serving_and_files(&successor, &record), (IsServing::Yes, 2));
         successor.issue_as("late");
-        let is_waiting = |status: &Status| status.condition.is_some() && status.has_content;
+        let is_waiting = |status: &Status| status.condition().is_some() && status.has_content;
         successor.until(&record, "the new identity", is_waiting).await;
         until_bound(&successor, &record, is_former).await;
 

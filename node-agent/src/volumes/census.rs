@@ -1,0 +1,73 @@
+//! How many volumes are in which state, for metrics.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::SystemTime,
+};
+
+use vsecm_node_agent_api::frame::Serving as IsServing;
+
+use super::{
+    Volumes,
+    owner::{Gate, Held, Status},
+};
+use crate::wait::Wait;
+
+/// Volumes of this node, counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Mounted.
+    pub serving: usize,
+    /// To be mounted now.
+    pub ready: usize,
+    /// Not mounted, by what they wait for.
+    pub waiting: BTreeMap<Wait, usize>,
+    /// Mounted without news, by each reason.
+    pub stale: BTreeMap<Wait, usize>,
+    /// Identities: none, issued, ended, withdrawn.
+    pub identities: [usize; 4],
+}
+
+impl Census {
+    fn count(&mut self, status: &Status, now: SystemTime) {
+        if status.serving == IsServing::Yes {
+            self.serving += 1;
+            for reason in &status.conditions {
+                *self.stale.entry(reason.wait).or_default() += 1;
+            }
+        } else {
+            match &status.gate {
+                Gate::Ready => self.ready += 1,
+                Gate::Waiting(reason) => *self.waiting.entry(reason.wait).or_default() += 1,
+                Gate::Withdrawn(_) => *self.waiting.entry(Wait::Withdrawn).or_default() += 1,
+            }
+        }
+        let [none, issued, ended, withdrawn] = &mut self.identities;
+        *match status.identity {
+            Held::None => none,
+            Held::Current(expires) if expires <= now => ended,
+            Held::Current(_) => issued,
+            Held::Withdrawn => withdrawn,
+        } += 1;
+    }
+}
+
+impl Volumes {
+    /// Counts all volumes.
+    pub fn census(&self) -> Census {
+        let mut census = Census::default();
+        let now = SystemTime::now();
+        let volumes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for volume in volumes.values().filter(|volume| !volume.commands.is_closed()) {
+            census.count(&volume.status.borrow(), now);
+        }
+        drop(volumes);
+        // one of them is this struct's own
+        let held_back = Arc::strong_count(&self.held_back) - 1;
+        if held_back > 0 {
+            census.waiting.insert(Wait::CsiDriver, held_back);
+        }
+        census
+    }
+}
