@@ -18,5 +18,16 @@
     reason = "a story fails by panicking, in its helpers too"
 )]
 
+mod s01_one_command_installs_all;
 mod s02_a_pod_waits_and_says_why;
+mod s03_a_rotation_reaches_every_node;
+mod s04_pods_use_the_volume_in_every_way;
+mod s05_namespaces_are_apart;
+mod s06_a_pod_deleted_while_waiting_leaves_nothing;
+mod s14_forged_requests_are_refused;
+mod s15_the_csidriver_object_is_watched;
+mod s16_a_static_pod_claims_nothing;
+mod s17_csi_has_no_network;
+mod s18_custody_passes_pod_security;
+mod s19_the_startup_taint_goes;
 mod support;

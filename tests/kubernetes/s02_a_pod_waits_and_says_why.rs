@@ -1,10 +1,11 @@
 //! A pod waits for its secret and says which command registers it; that command works as printed.
+
 use std::time::Duration;
 
 use crate::support::{awaiting::SOON, pod::Pod, program::Program, story::Story};
 
 /// csi holds a publish call for 110 s before it says why.
-const HOLD: Duration = Duration::from_secs(150);
+pub(crate) const HOLD: Duration = Duration::from_secs(150);
 
 const VALUE: &str = r#"{"username":"admin","password":"correct horse"}"#;
 

@@ -21,11 +21,13 @@ pub(crate) struct Created {
 }
 
 impl Created {
-    pub(super) fn find(namespace: &str, name: &str) -> Self {
+    /// The pod of that name, if there is one.
+    #[track_caller]
+    pub(crate) fn look(namespace: &str, name: &str) -> Option<Self> {
         let kubectl = Kubectl::namespace(namespace);
-        let object = kubectl.get("pod", name).expect("the pod was created");
+        let object = kubectl.get("pod", name)?;
         let uid = text(&object["metadata"]["uid"]);
-        Self { kubectl, namespace: namespace.to_owned(), name: name.to_owned(), uid }
+        Some(Self { kubectl, namespace: namespace.to_owned(), name: name.to_owned(), uid })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -106,9 +108,20 @@ impl Created {
     /// Waits until a file of the volume has this content.
     #[track_caller]
     pub(crate) fn comes_to_read(&self, file: &str, content: &str, within: Duration) {
-        let path = format!("{VOLUME}/{file}");
+        self.comes_to_read_in("main", &format!("{VOLUME}/{file}"), content, within);
+    }
+
+    /// Waits until a file has this content in a container.
+    #[track_caller]
+    pub(crate) fn comes_to_read_in(
+        &self,
+        container: &str,
+        path: &str,
+        content: &str,
+        within: Duration,
+    ) {
         awaiting::value(&format!("pod {}: new content of {path}", self.name), within, || {
-            let output = self.exec("main", &["cat", &path]);
+            let output = self.exec(container, &["cat", path]);
             if output.stdout == content { Ok(()) } else { Err(output.tell()) }
         });
     }

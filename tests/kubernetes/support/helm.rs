@@ -2,6 +2,8 @@
 
 use std::{env, time::Duration};
 
+use serde_json::Value;
+
 use super::program::{Output, Program};
 
 /// The release.
@@ -52,6 +54,20 @@ pub(crate) fn upgrade(sets: &[&str]) -> Output {
     with_values(helm("upgrade"), sets).run()
 }
 
+/// What `helm template` renders, with values of the story's own.
+#[track_caller]
+pub(crate) fn rendered(sets: &[&str]) -> Vec<Value> {
+    let yaml = with_values(helm("template"), sets).run().ok();
+    // kubectl reads YAML, and asks no server for that
+    let convert = ["create", "--dry-run=client", "--validate=false", "--output=json", "-f", "-"];
+    let json = Program::new("kubectl").args(convert).stdin(yaml).run().ok();
+    let objects = serde_json::Deserializer::from_str(&json).into_iter::<Value>();
+    let objects: Vec<_> = objects.map(|object| object.expect("kubectl prints JSON")).collect();
+    let lists = objects.iter().filter_map(|object| object["items"].as_array());
+    let listed: Vec<_> = lists.flatten().cloned().collect();
+    if listed.is_empty() { objects } else { listed }
+}
+
 /// `helm uninstall`.
 #[track_caller]
 pub(crate) fn uninstall(flags: &[&str]) -> Output {
@@ -63,7 +79,7 @@ pub(crate) fn uninstall(flags: &[&str]) -> Output {
 pub(crate) fn status() -> Option<String> {
     let output = helm("status").args(["--output", "json"]).run();
     output.is_ok().then(|| {
-        let json: serde_json::Value = serde_json::from_str(&output.stdout).expect("helm's JSON");
+        let json: Value = serde_json::from_str(&output.stdout).expect("helm's JSON");
         super::kubectl::text(&json["info"]["status"])
     })
 }

@@ -58,6 +58,13 @@ impl Kubectl {
         self.program().args(["apply", "-f", "-"]).stdin(manifest.to_string()).run()
     }
 
+    /// Applies a manifest as far as the server lets it be seen: nothing comes of it.
+    #[track_caller]
+    pub(crate) fn dry_run(&self, manifest: &Value) -> Output {
+        let args = ["apply", "--dry-run=server", "-f", "-"];
+        self.program().args(args).stdin(manifest.to_string()).run()
+    }
+
     /// An object.
     #[track_caller]
     pub(crate) fn get(&self, kind: &str, name: &str) -> Option<Value> {

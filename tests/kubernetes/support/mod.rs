@@ -10,6 +10,7 @@ pub(crate) mod driver;
 pub(crate) mod helm;
 pub(crate) mod installation;
 pub(crate) mod kubectl;
+pub(crate) mod metrics;
 pub(crate) mod node;
 pub(crate) mod pod;
 pub(crate) mod program;

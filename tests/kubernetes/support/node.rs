@@ -83,6 +83,14 @@ impl Node {
         output.is_ok().then(|| output.stdout.lines().map(str::to_owned).collect())
     }
 
+    /// A static pod of the node, to be written.
+    #[track_caller]
+    pub(crate) fn static_pod(&self, name: &str) -> StaticPod {
+        let state = Program::new(&self.script).arg("state").run().ok();
+        let folder = PathBuf::from(state.trim()).join(&self.name).join("manifests");
+        StaticPod { path: folder.join(format!("{name}.json")) }
+    }
+
     /// A path of the node, as this process reaches it.
     #[track_caller]
     pub(crate) fn reach(&self, path: &str) -> PathBuf {
@@ -94,6 +102,24 @@ impl Node {
         let pid = pids().into_iter().find(|pid| same(pid));
         let pid = pid.unwrap_or_else(|| panic!("no process in the namespace of {}", self.name));
         PathBuf::from(format!("/proc/{pid}/root{path}"))
+    }
+}
+
+/// A manifest in the folder of a node's static pods.
+#[derive(Clone, Debug)]
+pub(crate) struct StaticPod {
+    path: PathBuf,
+}
+
+impl StaticPod {
+    /// Makes the kubelet run it.
+    pub(crate) fn write(&self, manifest: &str) {
+        fs::write(&self.path, manifest).expect("the folder of static pods");
+    }
+
+    /// Ends it.
+    pub(crate) fn remove(&self) {
+        fs::remove_file(&self.path).expect("the folder of static pods");
     }
 }
 

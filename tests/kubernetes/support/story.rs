@@ -94,7 +94,7 @@ impl Story {
         let own = self.namespaces.borrow().iter().any(|own| own == namespace);
         assert!(own, "{namespace} would not be cleaned up");
         Kubectl::namespace(namespace).apply(&pod.manifest());
-        Created::find(namespace, &pod.name)
+        Created::look(namespace, &pod.name).expect("the pod was created")
     }
 
     /// Registers a secret in its first namespace.
