@@ -178,3 +178,38 @@ async fn among_several_identities_cli_and_pod_take_sentinels() {
     assert_eq!(sentinel.ends(Signal::SIGINT).await.code(), Some(0));
     story.end().await.unwrap();
 }
+
+/// What `safe` says where Safe is not to be had, as in a cluster where it is not ready yet: each in
+/// one sentence, with the exit code that scripts go by.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cli_says_in_a_sentence_why_safe_is_not_to_be_had() {
+    let story = story::start().await.unwrap();
+    let unknown = ["-l", "--safe-url", "https://vsecm-safe.invalid:8443/"];
+    let said = story.safe(&unknown, b"").await.unwrap();
+    assert_eq!(said.code, Some(3), "{said:?}");
+    for part in ["cannot talk to Safe at vsecm-safe.invalid:8443", "lookup", "check that Safe runs"]
+    {
+        assert!(said.stderr.contains(part), "{}", said.stderr);
+    }
+    let sentences = said.stderr.lines().filter(|line| line.starts_with("safe: "));
+    assert_eq!(sentences.count(), 1, "{}", said.stderr);
+
+    let digest = story.layout().token_digest();
+    let aside = digest.with_extension("aside");
+    fs::rename(&digest, &aside).unwrap();
+    let said = story.safe(&["-l"], b"").await.unwrap();
+    assert_eq!(said.code, Some(1), "{said:?}");
+    for part in ["the token cannot be checked now", "run the command again"] {
+        assert!(said.stderr.contains(part), "{}", said.stderr);
+    }
+    fs::rename(&aside, &digest).unwrap();
+
+    story.stop(Component::Safe).await.unwrap();
+    let said = story.safe(&["-l"], b"").await.unwrap();
+    assert_eq!(said.code, Some(3), "{said:?}");
+    for part in ["cannot talk to Safe at", "refused", "check that Safe runs"] {
+        assert!(said.stderr.contains(part), "{}", said.stderr);
+    }
+    story.start_component(Component::Safe).await.unwrap();
+    story.end().await.unwrap();
+}
