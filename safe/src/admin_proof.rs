@@ -3,7 +3,7 @@
 //! A node-agent may ask SPIRE for every identity of its node, sentinel's too. What it cannot get
 //! is sentinel's token.
 
-use std::{fmt, fs, io, path::PathBuf, pin::Pin};
+use std::{fmt, fs, io, path::PathBuf, pin::Pin, time::Duration};
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{
@@ -13,11 +13,15 @@ use kube::{
 use sha2::{Digest as _, Sha256};
 use spiffe::SpiffeId;
 use subtle::ConstantTimeEq as _;
+use tokio::time::timeout;
+use vsecm_safe_api::client::chain;
 
 /// The audience of sentinel's token: a token for another service is no proof.
 const AUDIENCE: &str = "vsecm-safe";
 /// Where the API server says to which pod a token is bound.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+/// An operator waits for the answer; the API server gives it in milliseconds.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
 /// A projected token has about 1 KiB.
 const TOKEN_LIMIT: usize = 16 * 1024;
 
@@ -34,6 +38,12 @@ pub enum ProofError {
     /// It cannot be checked now.
     #[error("the token cannot be checked now ({0})")]
     Unavailable(String),
+    /// Safe may not have it checked.
+    #[error(
+        "the token cannot be checked: the API server forbids Safe to create TokenReviews ({0}); \
+         its service account needs the ClusterRole of the chart, or system:auth-delegator"
+    )]
+    Forbidden(String),
 }
 
 /// The answer to a check, boxed so that the trait has objects.
@@ -119,11 +129,13 @@ impl KubernetesToken {
             },
             status: None,
         };
-        let reviewed = self
-            .reviews
-            .create(&PostParams::default(), &review)
-            .await
-            .map_err(|error| ProofError::Unavailable(vsecm_safe_api::client::chain(&error)))?;
+        let how = PostParams::default();
+        let reviewed = timeout(REVIEW_TIMEOUT, self.reviews.create(&how, &review)).await;
+        let reviewed = reviewed.map_err(|_elapsed| {
+            let reason = format!("the API server has not answered within {REVIEW_TIMEOUT:?}");
+            ProofError::Unavailable(reason)
+        })?;
+        let reviewed = reviewed.map_err(|error| unchecked(&error))?;
         judge(&reviewed.status.unwrap_or_default(), caller)
     }
 }
@@ -134,9 +146,23 @@ impl AdminProof for KubernetesToken {
     }
 }
 
+fn unchecked(error: &kube::Error) -> ProofError {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
+            ProofError::Forbidden(status.message.clone())
+        }
+        kube::Error::Api(status) => {
+            ProofError::Unavailable(format!("the API server refuses: {}", status.message))
+        }
+        other => {
+            ProofError::Unavailable(format!("the API server cannot be reached: {}", chain(other)))
+        }
+    }
+}
+
 fn judge(status: &TokenReviewStatus, caller: &SpiffeId) -> Result<(), ProofError> {
     if status.authenticated != Some(true) {
-        return Err(ProofError::Refused("the API server does not know it"));
+        return Err(ProofError::Refused(unauthenticated(status.error.as_deref())));
     }
     let audiences = status.audiences.as_deref().unwrap_or_default();
     if !audiences.iter().any(|audience| audience == AUDIENCE) {
@@ -155,6 +181,15 @@ fn judge(status: &TokenReviewStatus, caller: &SpiffeId) -> Result<(), ProofError
     match extra.get(POD_NAME).map(Vec::as_slice) {
         Some([bound]) if *bound == pod => Ok(()),
         _other => Err(ProofError::Refused("it is not bound to the SVID's pod")),
+    }
+}
+
+/// In words of our own: the API server's might hold parts of the token.
+fn unauthenticated(error: Option<&str>) -> &'static str {
+    match error.unwrap_or_default() {
+        error if error.contains("audience") => "its audience is not vsecm-safe",
+        error if error.contains("expired") => "it has expired",
+        _other => "the API server does not know it, or its pod is gone",
     }
 }
 
@@ -215,6 +250,26 @@ mod tests {
         }
         let agent = "spiffe://vsecm.com/vsecm-node-agent".parse().unwrap();
         assert!(judge(&status(ours, "pod-1", AUDIENCE), &agent).is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_token_is_said_in_words_of_our_own() {
+        // as the API server 1.34 says it
+        let audience = "[invalid bearer token, token audiences [\"x\"] is invalid for the target \
+                        audiences [\"vsecm-safe\"]]";
+        assert_eq!(unauthenticated(Some(audience)), "its audience is not vsecm-safe");
+        let expired = "[invalid bearer token, service account token has expired]";
+        assert_eq!(unauthenticated(Some(expired)), "it has expired");
+        assert!(unauthenticated(Some("[invalid bearer token, eyJh]")).contains("does not know"));
+    }
+
+    #[test]
+    fn a_missing_role_is_told_from_a_missing_api_server() {
+        let status = |code| kube::core::Status::failure("no", "reason").with_code(code).boxed();
+        let forbidden = unchecked(&kube::Error::Api(status(403)));
+        assert!(matches!(forbidden, ProofError::Forbidden(_)));
+        let failed = unchecked(&kube::Error::Api(status(500)));
+        assert!(matches!(failed, ProofError::Unavailable(_)));
     }
 
     #[test]

@@ -1,21 +1,27 @@
 //! Wiring: the only module that knows all others.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
+use rustls::ServerConfig;
 use spiffe::X509Source;
 use time::OffsetDateTime;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinHandle,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use vsecm_safe_api::{
+    probe::{self, Probes},
     process::raise_descriptor_limit,
-    role::{Role, RolePatterns, SAFE_PATTERN},
+    role::RolePatterns,
 };
 
 use crate::{
@@ -24,56 +30,131 @@ use crate::{
     custodian,
     feed::Feed,
     grpc::{self, Services},
-    identity, places,
+    identity, metrics,
+    own_identity::{self, Expected},
+    places,
+    readiness::{State, follow_identity},
     recovery::{self, stored_records},
+    root_key::{self, KeySecret, follow_mount},
     seal::{RootKey, Sealer},
-    store::{FileStore, Store},
+    store::{FileStore, Found, Store},
 };
 
-/// Time for calls under way after SIGTERM. Kubernetes sends SIGKILL after 30 s.
-const DRAIN: Duration = Duration::from_secs(10);
+/// Time for calls under way after SIGTERM: they take milliseconds, and a drain of the node waits.
+const DRAIN: Duration = Duration::from_secs(8);
 /// Accepted connections that the server has not taken yet.
 const BACKLOG: usize = 64;
 
 /// Runs until SIGTERM or SIGINT. The port accepts only when everything else is there.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let descriptors = raise_descriptor_limit().context("cannot raise the limit of descriptors")?;
+    let patterns = args.patterns()?;
     let stop = CancellationToken::new();
     let signals = tokio::spawn(signals(stop.clone())?);
-    let patterns = args.patterns()?;
-    let proof = admin_proof(&args).await?;
-    let (custodian, feed, mut custody) = custody(&args)?;
-    let Some(source) = identity(&args, &patterns, &stop).await? else {
-        return Ok(());
+    let signs = Signs::new();
+    let _probes = signs.probes(&args).await?;
+    let ended = tokio::select! {
+        prepared = prepare(&args, patterns, &signs, &stop) => {
+            serve(prepared?, &signs, descriptors, stop).await
+        }
+        // nothing is under way yet that could be lost
+        () = stop.cancelled() => Ok(()),
     };
-    let config = identity::server_config(source, args.trust_domain.clone())
+    signals.abort();
+    ended
+}
+
+/// What Safe says of itself to the outside.
+struct Signs {
+    state: State,
+    feed: Arc<OnceLock<Arc<Feed>>>,
+    key_mount_changed: watch::Sender<bool>,
+}
+
+impl Signs {
+    fn new() -> Self {
+        Self {
+            state: State::starting(),
+            feed: Arc::default(),
+            key_mount_changed: watch::Sender::new(false),
+        }
+    }
+
+    async fn probes(&self, args: &Args) -> io::Result<Probes> {
+        let changed = self.key_mount_changed.subscribe();
+        let metrics = metrics::registry(self.state.subscribe(), Arc::clone(&self.feed), changed);
+        let state = self.state.subscribe();
+        let metrics = Some(Arc::new(metrics));
+        probe::serve(args.probe_liveness, args.probe_readiness, state, metrics).await
+    }
+}
+
+/// All that is needed to serve.
+struct Prepared {
+    listener: TcpListener,
+    config: ServerConfig,
+    source: X509Source,
+    services: Services,
+    custody: JoinHandle<()>,
+    key_mount: JoinHandle<()>,
+}
+
+async fn prepare(
+    args: &Args,
+    patterns: RolePatterns,
+    signs: &Signs,
+    stop: &CancellationToken,
+) -> anyhow::Result<Prepared> {
+    let proof = admin_proof(args).await?;
+    let Custody { handle: custodian, feed, task: custody, key_mount } =
+        custody(args, signs).await?;
+    let expected =
+        Expected { trust_domain: args.trust_domain.clone(), safe: patterns.safe.clone() };
+    let source = own_identity::wait(&args.workload_api, expected, &signs.state).await?;
+    let config = identity::server_config(source.clone(), args.trust_domain.clone())
         .context("cannot prepare mutual TLS")?;
     let listener = TcpListener::bind(args.listen.as_str())
         .await
         .with_context(|| format!("cannot listen at {}", args.listen))?;
-    tracing::info!(address = %listener.local_addr()?, "Safe is ready");
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    let services = Services { patterns, proof, custodian, feed, stop: stop.clone() };
+    Ok(Prepared { listener, config, source, services, custody, key_mount })
+}
 
+async fn serve(
+    prepared: Prepared,
+    signs: &Signs,
+    descriptors: u64,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let Prepared { listener, config, source, services, mut custody, key_mount } = prepared;
     let (accepted, connections) = mpsc::channel(BACKLOG);
     let places = places::of_all(descriptors);
     let config = Arc::new(config);
     let accepting = identity::accept(listener, config, accepted, places, stop.clone());
-    let accepting = tokio::spawn(accepting);
-    let services = Services { patterns, proof, custodian, feed, stop: stop.clone() };
+    let mut accepting = tokio::spawn(accepting);
     let mut serving = tokio::spawn(grpc::serve(services, connections));
-    tokio::select! {
+    let following = tokio::spawn(follow_identity(source, signs.state.clone()));
+    let by_itself = tokio::select! {
         biased;
-        () = stop.cancelled() => {}
-        ended = &mut serving => if !stop.is_cancelled() {
-            ended?.context("the server failed")?;
-            bail!("the server ended by itself");
-        },
-        ended = &mut custody => if !stop.is_cancelled() {
-            ended?;
-            bail!("the custodian ended by itself");
-        },
+        () = stop.cancelled() => None,
+        ended = &mut serving => Some(match ended {
+            Ok(Ok(())) => anyhow!("the server ended by itself"),
+            Ok(Err(error)) => anyhow!(error).context("the server failed"),
+            Err(error) => anyhow!(error).context("the server failed"),
+        }),
+        _ended = &mut accepting => Some(anyhow!("the listener ended by itself")),
+        _ended = &mut custody => Some(anyhow!("the custodian ended by itself")),
+    };
+    key_mount.abort();
+    following.abort();
+    // it must not say ready once more
+    let _aborted = following.await;
+    signs.state.busy("Safe is ending");
+    if let Some(error) = by_itself.filter(|_| !stop.is_cancelled()) {
+        return Err(error);
     }
     drain(serving, accepting, custody).await;
-    signals.abort();
     Ok(())
 }
 
@@ -85,7 +166,9 @@ async fn drain(
 ) {
     let drained = async {
         // in this order: the server holds the last handle of the custodian
-        let _accepted = accepting.await;
+        if !accepting.is_finished() {
+            let _accepted = accepting.await;
+        }
         if !serving.is_finished() {
             let _served = serving.await;
         }
@@ -124,14 +207,21 @@ async fn admin_proof(args: &Args) -> anyhow::Result<Box<dyn AdminProof>> {
     Ok(Box::new(KubernetesToken::new(client)))
 }
 
-type Custody = (custodian::Handle, Arc<Feed>, JoinHandle<()>);
+struct Custody {
+    handle: custodian::Handle,
+    feed: Arc<Feed>,
+    task: JoinHandle<()>,
+    key_mount: JoinHandle<()>,
+}
 
 /// Opens the store, then the key that fits to it, then the records.
-fn custody(args: &Args) -> anyhow::Result<Custody> {
+async fn custody(args: &Args, signs: &Signs) -> anyhow::Result<Custody> {
     let store: Arc<dyn Store> = Arc::new(FileStore::open(&args.data)?);
     let found = store.load()?;
-    let key = RootKey::load_or_create(&args.root_key, || stored_records(&found))?;
+    let key = root_key(args, &found, signs).await?;
     let fingerprint = key.fingerprint().clone();
+    let changed = signs.key_mount_changed.clone();
+    let key_mount = tokio::spawn(follow_mount(args.root_key.clone(), key.digest(), changed));
     let sealer = Sealer::new(key);
     let recovered = recovery::recover(&*store, &sealer, found, OffsetDateTime::now_utc())?;
     tracing::info!(
@@ -141,28 +231,19 @@ fn custody(args: &Args) -> anyhow::Result<Custody> {
         secrets = recovered.vault.iter().count(),
         "the store is open"
     );
-    Ok(custodian::start(recovered, sealer, store))
+    let (handle, feed, task) = custodian::start(recovered, sealer, store);
+    let _first = signs.feed.set(Arc::clone(&feed));
+    Ok(Custody { handle, feed, task, key_mount })
 }
 
-/// Waits for the own SVID; `None` if asked to end before it came.
-async fn identity(
-    args: &Args,
-    patterns: &RolePatterns,
-    stop: &CancellationToken,
-) -> anyhow::Result<Option<X509Source>> {
-    tracing::info!(endpoint = args.workload_api, "waiting for an SVID");
-    let source = X509Source::builder().endpoint(&args.workload_api).build();
-    let source = tokio::select! {
-        source = source => source.context("no SVID from the Workload API")?,
-        () = stop.cancelled() => return Ok(None),
+async fn root_key(args: &Args, found: &[Found], signs: &Signs) -> anyhow::Result<RootKey> {
+    let Some(name) = &args.root_key_secret else {
+        return Ok(RootKey::load_or_create(&args.root_key, || stored_records(found))?);
     };
-    let id = source.svid()?.spiffe_id().to_string();
-    if patterns.role(&id) != Role::Safe {
-        bail!(
-            "SPIRE knows this process as {id}, which {SAFE_PATTERN} does not take for Safe: no \
-             client would talk to it"
-        );
-    }
-    tracing::info!(%id, "identity");
-    Ok(Some(source))
+    let client = kube::Client::try_default()
+        .await
+        .with_context(|| format!("the Secret {name} of the root key needs the Kubernetes API"))?;
+    let secret = KeySecret::new(client, args.namespace.clone(), name.clone());
+    signs.state.busy("looking for the root key");
+    Ok(root_key::obtain(&args.root_key, &secret, &stored_records(found), &signs.state).await)
 }

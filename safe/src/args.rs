@@ -1,13 +1,16 @@
 //! Flags and environment.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::Parser;
 use spiffe::TrustDomain;
-use vsecm_safe_api::role::{
-    DEFAULT_NAME_PATTERN, DEFAULT_SAFE_PATTERN, DEFAULT_SENTINEL_PATTERN, DEFAULT_TRUST_DOMAIN,
-    DEFAULT_WORKLOAD_PATTERN, IdPattern, NAME_PATTERN, NamePattern, PatternError, RolePatterns,
-    SAFE_PATTERN, SENTINEL_PATTERN, TRUST_DOMAIN, WORKLOAD_PATTERN,
+use vsecm_safe_api::{
+    probe,
+    role::{
+        DEFAULT_NAME_PATTERN, DEFAULT_SAFE_PATTERN, DEFAULT_SENTINEL_PATTERN, DEFAULT_TRUST_DOMAIN,
+        DEFAULT_WORKLOAD_PATTERN, IdPattern, NAME_PATTERN, NamePattern, PatternError, RolePatterns,
+        SAFE_PATTERN, SENTINEL_PATTERN, TRUST_DOMAIN, WORKLOAD_PATTERN,
+    },
 };
 
 /// Custody of secrets: sealed at rest, pushed to the workloads they belong to.
@@ -40,9 +43,26 @@ pub struct Args {
     )]
     pub data: PathBuf,
 
-    /// The file of the root key.
+    /// The file of the root key; with a Secret of the root key, where that is mounted.
     #[arg(long, env = "VSECM_ROOT_KEY_PATH", default_value = "/key/key.txt", value_name = "FILE")]
     pub root_key: PathBuf,
+
+    /// The Kubernetes Secret of the root key, which Safe makes at its first start. Without it, the
+    /// root key is in the file alone.
+    #[arg(long, env = "VSECM_ROOT_KEY_SECRET", value_name = "NAME", value_parser = present)]
+    pub root_key_secret: Option<String>,
+
+    /// The namespace of that Secret; without it, the one that the Kubernetes client is set to.
+    #[arg(long, env = "VSECM_NAMESPACE", value_name = "NAMESPACE", value_parser = present)]
+    pub namespace: Option<String>,
+
+    /// Where liveness is answered by HTTP. Without it, nowhere.
+    #[arg(long, env = probe::LIVENESS, value_name = "ADDRESS", value_parser = probe::address)]
+    pub probe_liveness: Option<SocketAddr>,
+
+    /// Where readiness and `/metrics` are answered by HTTP. Without it, nowhere.
+    #[arg(long, env = probe::READINESS, value_name = "ADDRESS", value_parser = probe::address)]
+    pub probe_readiness: Option<SocketAddr>,
 
     /// A file with the SHA-256 of sentinel's token in hex. Without it, the Kubernetes API server
     /// is asked whose token it is.
@@ -89,6 +109,11 @@ impl Args {
             name: NamePattern::parse(&self.workload_name, trust_domain)?,
         })
     }
+}
+
+/// An empty variable is a mistake in a manifest, not a name.
+fn present(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() { Err("it is empty") } else { Ok(text.to_owned()) }
 }
 
 /// An address to listen at; without a host, all of IPv4.

@@ -142,6 +142,15 @@ pub fn encode_frame(message: &impl prost::Message) -> Zeroizing<Vec<u8>> {
 
 type Channel = watch::Sender<Arc<Published>>;
 
+/// How much is published, and to how many.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    /// Secrets with a value that is served.
+    pub secrets: usize,
+    /// Watches that are open.
+    pub watchers: usize,
+}
+
 /// The published state of every key.
 #[derive(Debug)]
 pub struct Feed {
@@ -202,6 +211,15 @@ impl Feed {
             .entry(key.clone())
             .or_insert_with(|| Channel::new(Arc::new(self.absent(Reason::NotRegistered, None))))
             .subscribe()
+    }
+
+    /// How much there is.
+    pub fn counts(&self) -> Counts {
+        let channels = self.channels.read().unwrap_or_else(PoisonError::into_inner);
+        let secrets = channels.values().filter(|c| c.borrow().position().is_some()).count();
+        let watchers = channels.values().map(Channel::receiver_count).sum();
+        drop(channels);
+        Counts { secrets, watchers }
     }
 
     fn absent(&self, reason: Reason, at: Option<OffsetDateTime>) -> Published {

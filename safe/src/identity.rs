@@ -235,10 +235,12 @@ fn peer(stream: &TlsStream<TcpStream>) -> Result<Peer, PeerError> {
     let leaf =
         session.peer_certificates().and_then(|chain| chain.first()).ok_or(PeerError::Anonymous)?;
     let id = spiffe_id_from_der(leaf).map_err(PeerError::SpiffeId)?;
-    let (_, certificate) =
-        x509_parser::parse_x509_certificate(leaf).map_err(|_malformed| PeerError::Validity)?;
-    let end = certificate.validity().not_after.timestamp();
-    let not_after =
-        OffsetDateTime::from_unix_timestamp(end).map_err(|_range| PeerError::Validity)?;
+    let not_after = end_of(leaf).ok_or(PeerError::Validity)?;
     Ok(Peer { id, not_after })
+}
+
+/// When a certificate ends.
+pub(crate) fn end_of(der: &[u8]) -> Option<OffsetDateTime> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()
 }

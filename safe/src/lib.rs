@@ -13,6 +13,9 @@
 //! - [`feed`]: what is published now, and who watches it.
 //! - [`seal`]: records under the root key. [`store`]: where they rest. [`recovery`]: from there
 //!   back into the vault, at start.
+//! - [`root_key`]: the root key's Kubernetes Secret.
+//! - [`own_identity`]: Safe's own SVID, and why it does not come. [`readiness`] and [`metrics`]:
+//!   what the probes say.
 //! - [`identity`]: mutual TLS with SVIDs from SPIRE; [`places`]: no peer takes all. [`admin_proof`]: sentinel's second proof.
 //! - [`grpc`]: the contract's services. [`audit`]: one line per decision.
 //! - [`args`] and [`app`]: from flags to a running process.
@@ -32,9 +35,13 @@ pub mod entry;
 pub mod feed;
 pub mod grpc;
 pub mod identity;
+pub mod metrics;
+pub mod own_identity;
 pub mod places;
 pub mod policy;
+pub mod readiness;
 pub mod recovery;
+pub mod root_key;
 pub mod seal;
 pub mod store;
 pub mod vault;

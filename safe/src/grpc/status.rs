@@ -22,5 +22,7 @@ pub(super) fn from_proof(error: &ProofError) -> Status {
             Status::permission_denied(error.to_string())
         }
         ProofError::Unavailable(_) => Status::unavailable(error.to_string()),
+        // trying again does not help before someone mends the cluster's roles
+        ProofError::Forbidden(_) => Status::failed_precondition(error.to_string()),
     }
 }

@@ -11,9 +11,10 @@ mod age;
 mod key;
 mod record;
 
+pub(crate) use self::key::{is_blank, lost, read as read_key_file};
 pub use self::{
     age::{OpenError, Peek, SealError, Sealer, peek},
-    key::{Fingerprint, RootKey, RootKeyError, StoredRecords},
+    key::{Fingerprint, ITEM, Place, RootKey, RootKeyError, StoredRecords},
     record::DecodeError,
 };
 

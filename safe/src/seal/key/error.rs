@@ -1,6 +1,34 @@
 //! Why there is no root key.
 
-use std::{io, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
+
+/// The key of the item that holds the root key in its Secret, as in VSecM.
+pub const ITEM: &str = "KEY_TXT";
+
+/// Where a root key rests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a file.
+    File(PathBuf),
+    /// In a Kubernetes Secret.
+    Secret {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "root key file {}", path.display()),
+            Self::Secret { namespace, name } => {
+                write!(f, "item {ITEM} of the Secret {namespace}/{name}")
+            }
+        }
+    }
+}
 
 /// Where a root key file cannot be used, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -42,22 +70,22 @@ pub enum RootKeyError {
         /// What is asked for.
         rule: &'static str,
     },
-    /// The file does not hold a root key.
-    #[error("the root key file {path} is not a root key: {rule}")]
+    /// What is there is no root key.
+    #[error("the {place} is not a root key: {rule}")]
     Malformed {
-        /// The file.
-        path: PathBuf,
+        /// Where it rests.
+        place: Place,
         /// What is asked for.
         rule: &'static str,
     },
     /// Sealed records are there, their key is not.
     #[error(
-        "the root key file {path} is {state}, but the store holds records sealed for the root key \
+        "the {place} is {state}, but the store holds records sealed for the root key \
          with fingerprint {needed}: put that key back (a new one is never made beside records)"
     )]
     Lost {
-        /// The file.
-        path: PathBuf,
+        /// Where it should be.
+        place: Place,
         /// `missing` or `blank`.
         state: &'static str,
         /// The fingerprints that the records name.

@@ -9,13 +9,13 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::RootKeyError;
+use super::{Place, RootKeyError};
 
 /// Three lines have 202 bytes; anything much longer is no root key.
 const MAX_FILE_BYTES: u64 = 4096;
 
 /// The file's text, if there is a file, after its permissions were checked on the open descriptor.
-pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, RootKeyError> {
+pub(crate) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, RootKeyError> {
     let failed = |source| RootKeyError::Read { path: path.to_owned(), source };
     let file = match File::open(path) {
         Ok(file) => file,
@@ -24,7 +24,8 @@ pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, RootKeyErro
     };
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
-        return Err(RootKeyError::Malformed { path: path.to_owned(), rule: "it is not a file" });
+        let place = Place::File(path.to_owned());
+        return Err(RootKeyError::Malformed { place, rule: "it is not a file" });
     }
     check_permissions(
         path,

@@ -1,4 +1,4 @@
-//! The root key and its file.
+//! The root key, and its file where it has one of its own.
 //!
 //! Three lines as in VSecM: age identity, age recipient, AES-256 key in hex. Only the identity is
 //! believed; the recipient is derived from it and a file that says another one is refused.
@@ -18,8 +18,9 @@ use hkdf::Hkdf;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-pub use self::error::RootKeyError;
-use self::file::{create, read, replace};
+pub use self::error::{ITEM, Place, RootKeyError};
+pub(crate) use self::file::read;
+use self::file::{create, replace};
 
 /// What the HMAC key of records is derived for: another purpose needs another label ([I11]).
 const RECORD_HMAC_LABEL: &[u8] = b"vsecm.com safe record hmac v1";
@@ -95,28 +96,26 @@ impl RootKey {
         path: &Path,
         records: impl FnOnce() -> StoredRecords,
     ) -> Result<Self, RootKeyError> {
+        let place = Place::File(path.to_owned());
         let (state, found) = match read(path)? {
             Some(text) if is_blank(&text) => ("blank", true),
-            Some(text) => return Self::parse(path, &text),
+            Some(text) => return Self::parse(&place, &text),
             None => ("missing", false),
         };
         if let StoredRecords::SealedFor(fingerprints) = records() {
-            let needed: Vec<_> = fingerprints.iter().map(Fingerprint::to_string).collect();
-            return Err(RootKeyError::Lost {
-                path: path.to_owned(),
-                state,
-                needed: if needed.is_empty() {
-                    "unknown (their headers cannot be read)".to_owned()
-                } else {
-                    needed.join(" or ")
-                },
-            });
+            return Err(lost(&place, state, &fingerprints));
         }
         let key = Self::generate()?;
         let write = if found { replace } else { create };
         write(path, &key.serialize())
             .map_err(|source| RootKeyError::Write { path: path.to_owned(), source })?;
         Ok(key)
+    }
+
+    /// Tells this key from all others, also from one with another AES key only; nothing can be
+    /// learned from it.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.serialize().as_bytes()).into()
     }
 
     /// Its fingerprint.
@@ -147,8 +146,9 @@ impl RootKey {
         Self { fingerprint: Fingerprint::of(&recipient), identity, recipient, aes, hmac }
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Self, RootKeyError> {
-        let malformed = |rule| RootKeyError::Malformed { path: path.to_owned(), rule };
+    /// The key in this text, which stands in `place`.
+    pub(crate) fn parse(place: &Place, text: &str) -> Result<Self, RootKeyError> {
+        let malformed = |rule| RootKeyError::Malformed { place: place.clone(), rule };
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
         let [identity, recipient, aes] = lines.as_slice() else {
             return Err(malformed(
@@ -169,7 +169,8 @@ impl RootKey {
         Ok(Self::new(identity, key))
     }
 
-    fn serialize(&self) -> Zeroizing<String> {
+    /// The three lines.
+    pub(crate) fn serialize(&self) -> Zeroizing<String> {
         let identity = self.identity.to_string();
         let aes = Zeroizing::new(hex::encode(*self.aes));
         let mut text = Zeroizing::new(String::with_capacity(256));
@@ -181,7 +182,25 @@ impl RootKey {
     }
 }
 
+/// What is said where a key must not be made.
+pub(crate) fn lost(
+    place: &Place,
+    state: &'static str,
+    fingerprints: &BTreeSet<Fingerprint>,
+) -> RootKeyError {
+    let needed: Vec<_> = fingerprints.iter().map(Fingerprint::to_string).collect();
+    RootKeyError::Lost {
+        place: place.clone(),
+        state,
+        needed: if needed.is_empty() {
+            "unknown (their headers cannot be read)".to_owned()
+        } else {
+            needed.join(" or ")
+        },
+    }
+}
+
 /// `{}` is what VSecM's chart leaves for Safe to fill in.
-fn is_blank(text: &str) -> bool {
+pub(crate) fn is_blank(text: &str) -> bool {
     matches!(text.trim(), "" | "{}")
 }

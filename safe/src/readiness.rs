@@ -1,0 +1,113 @@
+//! Whether Safe can serve now, and the sentence that says why not.
+
+use std::time::Duration;
+
+use spiffe::{X509Source, x509_source::X509SourceError};
+use time::OffsetDateTime;
+use tokio::{sync::watch, time::sleep};
+use vsecm_safe_api::{client::chain, probe::Readiness};
+
+use crate::identity::end_of;
+
+/// Longest time between two looks at the own SVID: an expiry sends no notice.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What the readiness probe answers. Each cause is logged once, not at each retry.
+#[derive(Clone, Debug)]
+pub struct State(watch::Sender<Readiness>);
+
+impl State {
+    /// Not ready, since Safe starts.
+    pub fn starting() -> Self {
+        Self(watch::Sender::new(Err("Safe is starting".to_owned())))
+    }
+
+    /// For the probe.
+    pub fn subscribe(&self) -> watch::Receiver<Readiness> {
+        self.0.subscribe()
+    }
+
+    /// Safe serves.
+    pub fn ready(&self) {
+        if self.change(Ok(())) {
+            tracing::info!("Safe is ready");
+        }
+    }
+
+    /// Safe does something that takes its time.
+    pub fn busy(&self, what: &str) {
+        if self.change(Err(what.to_owned())) {
+            tracing::info!("{what}");
+        }
+    }
+
+    /// Safe cannot serve until someone else does something.
+    pub fn not_ready(&self, why: &str) {
+        if self.change(Err(why.to_owned())) {
+            tracing::error!(why, "Safe is not ready");
+        }
+    }
+
+    fn change(&self, to: Readiness) -> bool {
+        self.0.send_if_modified(|state| {
+            let is_new = *state != to;
+            *state = to;
+            is_new
+        })
+    }
+}
+
+/// Follows the own SVID for ever: without a valid one, no client finishes its handshake.
+pub async fn follow_identity(source: X509Source, state: State) {
+    let mut updates = source.updated();
+    let mut last_end = None;
+    loop {
+        match source.svid() {
+            Ok(svid) => {
+                last_end = svid.cert_chain().first().and_then(|leaf| end_of(leaf.as_bytes()));
+                state.ready();
+            }
+            Err(error) => state.not_ready(&without_svid(&error, last_end)),
+        }
+        tokio::select! {
+            Ok(_sequence) = updates.changed() => {}
+            () = sleep(LOOK) => {}
+        }
+    }
+}
+
+fn without_svid(error: &X509SourceError, last_end: Option<OffsetDateTime>) -> String {
+    match (error, last_end) {
+        (X509SourceError::NoSuitableSvid, Some(end)) => format!(
+            "Safe's own SVID expired at {end} and SPIRE has not renewed it: is SPIRE's agent \
+             running, and does it reach its server?"
+        ),
+        _other => format!("Safe has no SVID of its own any more: {}", chain(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_tells_ready_from_the_reason_why_not() {
+        let state = State::starting();
+        let seen = state.subscribe();
+        assert!(seen.borrow().is_err());
+        state.ready();
+        assert_eq!(*seen.borrow(), Ok(()));
+        state.not_ready("no SVID");
+        assert_eq!(*seen.borrow(), Err("no SVID".to_owned()));
+        assert!(!state.change(Err("no SVID".to_owned())), "the same cause is not said again");
+    }
+
+    #[test]
+    fn an_expiry_is_said_with_its_time() {
+        let end = OffsetDateTime::UNIX_EPOCH;
+        let said = without_svid(&X509SourceError::NoSuitableSvid, Some(end));
+        assert!(said.contains("expired at 1970-01-01"), "{said}");
+        let said = without_svid(&X509SourceError::Closed, Some(end));
+        assert!(!said.contains("expired"), "{said}");
+    }
+}
