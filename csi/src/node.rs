@@ -157,7 +157,7 @@ mod tests {
             node_client::NodeClient, node_server::NodeServer,
         },
         publish::tests::mk_request,
-        volumes::tests::mk_volumes,
+        volumes::tests::{mk_record, mk_volumes, story},
     };
 
     type Forgery = (fn(&mut v1::NodePublishVolumeRequest), Code, &'static str);
@@ -262,6 +262,34 @@ mod tests {
         drop((identity, node));
         server.await.unwrap();
         assert!(!socket.exists());
+    }
+
+    #[test]
+    fn what_the_operator_changes_later_disturbs_no_volume_that_is_up() {
+        story(|bench| async move {
+            let kubelet = bench.dir.display().to_string();
+            let (volumes, node) = (Arc::clone(&bench.volumes), String::new());
+            let enforced = "mode=0400".parse().unwrap();
+            let operator = Operator { enforced, ..Operator::default() };
+            let service = NodeService { volumes, kubelet, node, operator };
+            let again = |change: fn(&mut v1::NodePublishVolumeRequest)| {
+                let (record, mut request) = (mk_record(1), mk_request());
+                request.volume_id = record.volume.to_string();
+                request.target_path = bench.dir.join(&record.target).display().to_string();
+                say(&mut request, "csi.storage.k8s.io/pod.uid", record.pod.uid.as_str());
+                say(&mut request, "mode", "0444");
+                change(&mut request);
+                service.node_publish_volume(Request::new(request))
+            };
+            assert_eq!(again(|_| {}).await.unwrap_err().code(), Code::Unavailable);
+            bench.publish().await.unwrap();
+            again(|_| {}).await.unwrap();
+            again(|r| r.volume_context.clear()).await.unwrap();
+            again(|r| r.volume_id.push('0')).await.unwrap_err();
+            again(|r| r.target_path = r.target_path.replace("/v/", "/w/")).await.unwrap_err();
+            let staged = again(|r| r.staging_target_path = "/x".to_owned()).await;
+            assert_eq!(staged.unwrap_err().code(), Code::InvalidArgument);
+        });
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! The keeper's socket.
 
-use std::{os::fd::AsFd, sync::Arc};
+use std::{os::fd::AsFd, path::Path, sync::Arc};
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::timeout,
+};
 use vsecm_node_agent_api::{
     channel::{ChannelError, Connection, Listener},
-    client::{FIRST_PAUSE, chain},
+    client::{AskError, FIRST_PAUSE, PATIENCE, chain},
     frame::{KeeperRequest, Role},
+    peer::PeerRule,
 };
 
 use super::{Args, Shelf};
@@ -17,6 +21,7 @@ const CONNECTION_LIMIT: usize = 64;
 /// Serves for ever.
 pub async fn serve(listener: Listener, args: &Args) {
     let shelf = Arc::new(Mutex::new(Shelf::default()));
+    let own = PeerRule::Uid(rustix::process::geteuid().as_raw());
     let seats = [(Role::Csi, &args.csi_peer), (Role::NodeAgent, &args.node_agent_peer)]
         .map(|(role, rule)| (role, rule, Arc::new(Semaphore::new(CONNECTION_LIMIT))));
     loop {
@@ -30,7 +35,10 @@ pub async fn serve(listener: Listener, args: &Args) {
             }
         };
         let Some((role, _, seats)) = seats.iter().find(|(_, rule, _)| rule.admits(peer)) else {
-            tracing::warn!(pid = peer.pid, uid = peer.uid, "refused: neither csi nor node-agent");
+            if !own.admits(peer) {
+                let (pid, uid) = (peer.pid, peer.uid);
+                tracing::warn!(pid, uid, "refused: neither csi nor node-agent");
+            }
             continue;
         };
         let Ok(seat) = Arc::clone(seats).try_acquire_owned() else {
@@ -47,6 +55,18 @@ pub async fn serve(listener: Listener, args: &Args) {
     }
 }
 
+/// Asks the keeper at `socket`, which runs as this user, for a sign of life: it has nothing to say
+/// to a process of its own, and hangs up.
+pub async fn probe(socket: &Path) -> Result<(), AskError> {
+    let own = PeerRule::Uid(rustix::process::geteuid().as_raw());
+    let answer = async {
+        Connection::dial(socket, &own).await?.closed().await;
+        Ok(())
+    };
+    let answered = timeout(PATIENCE, answer).await.map_err(|_late| AskError::Late("the keeper"))?;
+    answered.map_err(|error| AskError::Away("the keeper", error))
+}
+
 async fn converse(
     connection: &Connection,
     role: Role,
@@ -58,4 +78,24 @@ async fn converse(
         connection.send(&reply, &fds).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use vsecm_node_agent_api::channel::Listener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_probe_hears_whether_the_keeper_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("keeper");
+        assert!(matches!(probe(&socket).await, Err(AskError::Away(..))));
+        let listener = Listener::bind(&socket).unwrap();
+        let (csi_peer, node_agent_peer) = (PeerRule::Uid(u32::MAX), PeerRule::Uid(u32::MAX));
+        let args = Args { socket: socket.clone(), csi_peer, node_agent_peer };
+        let serving = tokio::spawn(async move { serve(listener, &args).await });
+        probe(&socket).await.unwrap();
+        serving.abort();
+    }
 }

@@ -146,6 +146,25 @@ mod tests {
     }
 
     #[test]
+    fn the_folder_of_the_pods_alone_may_come_from_the_node() {
+        in_private_namespace(|dir| {
+            let (pods, elsewhere) = (dir.join("pods"), dir.join("nodes"));
+            fs::rename(&pods, &elsewhere).unwrap();
+            fs::create_dir(&pods).unwrap();
+            sys::mount_bind(&elsewhere, &pods).unwrap();
+            sys::mount_change(&pods, sys::MountPropagationFlags::SHARED).unwrap();
+            let (kubelet, target) = mk_kubelet(dir);
+            let (_server, writable) = mk_mount(&kubelet, &target);
+            assert_eq!(kubelet.occupant(&target).unwrap(), Occupant::Ours);
+            rustix::fs::symlinkat("x", &writable, "y").unwrap();
+            kubelet.writable(&target).unwrap();
+            kubelet.clear(&target).unwrap();
+            assert_eq!(kubelet.occupant(&target).unwrap(), Occupant::Free);
+            assert!(!dir.join(TARGET).exists());
+        });
+    }
+
+    #[test]
     fn a_target_is_cleared_twice_and_with_a_dead_server() {
         in_private_namespace(|dir| {
             let (kubelet, target) = mk_kubelet(dir);

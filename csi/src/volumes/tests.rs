@@ -123,9 +123,9 @@ async fn run_agent(listener: Listener, agent: Arc<Mutex<Agent>>) {
     }
 }
 
-struct Bench {
-    dir: PathBuf,
-    volumes: Arc<Volumes>,
+pub(crate) struct Bench {
+    pub(crate) dir: PathBuf,
+    pub(crate) volumes: Arc<Volumes>,
     agent: Arc<Mutex<Agent>>,
     agent_task: JoinHandle<()>,
     keeper_task: JoinHandle<()>,
@@ -164,7 +164,7 @@ impl Bench {
         self.volumes.kubelet.occupant(&mk_record(1).target.parse().unwrap()).unwrap()
     }
 
-    async fn publish(&self) -> Result<(), Trouble> {
+    pub(crate) async fn publish(&self) -> Result<(), Trouble> {
         self.volumes.publish(mk_record(1)).await
     }
 
@@ -189,7 +189,7 @@ impl Bench {
     }
 }
 
-fn story<F: Future<Output = ()>>(test: impl FnOnce(Bench) -> F + Send) {
+pub(crate) fn story<F: Future<Output = ()>>(test: impl FnOnce(Bench) -> F + Send) {
     in_private_namespace(|dir| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { test(mk_bench(dir)).await });

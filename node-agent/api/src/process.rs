@@ -1,13 +1,17 @@
 //! What a process of this system does before anything else.
 
-use std::io;
+use std::{env, io};
 
 use nix::sys::{
     prctl,
     resource::{Resource, getrlimit, setrlimit},
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    prelude::*,
+};
 
 /// Makes this process's memory unreadable to others and to core dumps ([I9]).
 ///
@@ -43,13 +47,12 @@ pub fn terminated() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Logs JSON lines to stderr; the level comes from `RUST_LOG`, else info.
+/// Logs JSON lines to stderr; the level comes from `RUST_LOG` (a level, or `target=level,…`), else
+/// info.
 pub fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .init();
+    // no EnvFilter: its regular expressions would be half of the keeper
+    let filter = env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = fmt::layer().json().flatten_event(true).with_writer(io::stderr);
+    tracing_subscriber::registry().with(lines).with(filter).init();
 }
