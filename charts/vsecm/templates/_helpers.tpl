@@ -124,6 +124,11 @@ seLinuxOptions: {type: spc_t}
 - {name: VSECM_SPIFFEID_PREFIX_SAFE, value: {{ include "vsecm.safeId" . | quote }}}
 {{- end }}
 
+{{/* who sentinel is: for safe and for itself */}}
+{{- define "vsecm.sentinelEnv" -}}
+- {name: VSECM_SPIFFEID_PREFIX_SENTINEL, value: "^spiffe://{{ .Values.trustDomain }}/workload/vsecm-sentinel/ns/{{ .Release.Namespace }}/sa/vsecm-sentinel/n/[^/]+$"}
+{{- end }}
+
 {{/* who is a workload, and what it is called */}}
 {{- define "vsecm.workloadEnv" -}}
 - {name: VSECM_SPIFFEID_PREFIX_WORKLOAD, value: "^spiffe://{{ .Values.trustDomain }}/workload/[^/]+/ns/[^/]+/sa/[^/]+/n/[^/]+$"}
