@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError},
-    time::SystemTime,
+    sync::PoisonError,
+    time::{Duration, SystemTime},
 };
 
 use vsecm_node_agent_api::frame::Serving as IsServing;
@@ -13,6 +13,9 @@ use super::{
     owner::{Gate, Held, Status},
 };
 use crate::wait::Wait;
+
+/// The kubelet asks again within 2 m 2 s for a pod that is still there.
+const ASKED_AGAIN: Duration = Duration::from_secs(150);
 
 /// Volumes of this node, counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,11 +66,12 @@ impl Volumes {
             census.count(&volume.status.borrow(), now);
         }
         drop(volumes);
-        // one of them is this struct's own
-        let held_back = Arc::strong_count(&self.held_back) - 1;
-        if held_back > 0 {
-            census.waiting.insert(Wait::CsiDriver, held_back);
+        let mut held_back = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+        held_back.retain(|_volume, refused| refused.elapsed() < ASKED_AGAIN);
+        if !held_back.is_empty() {
+            census.waiting.insert(Wait::CsiDriver, held_back.len());
         }
+        drop(held_back);
         census
     }
 }

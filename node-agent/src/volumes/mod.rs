@@ -45,6 +45,9 @@ mod tests;
 /// A volume whose content is not in memory can be resumed only once it is; csi asks again.
 const RESUME_WAIT: Duration = Duration::from_secs(10);
 
+/// At start the API server answers within moments.
+const DRIVER_WAIT: Duration = Duration::from_secs(5);
+
 /// Commands that wait for a volume's task.
 const QUEUE: usize = 8;
 
@@ -78,8 +81,8 @@ struct Volume {
 pub struct Volumes {
     means: Arc<Means>,
     known: Mutex<HashMap<VolumeId, Arc<Volume>>>,
-    /// Shared by all who wait for the `CSIDriver` object.
-    held_back: Arc<()>,
+    /// Refused last at that time, since the kubelet's word cannot be believed.
+    held_back: Mutex<HashMap<VolumeId, Instant>>,
 }
 
 impl std::fmt::Debug for Volumes {
@@ -110,7 +113,7 @@ fn past_of(record: &VolumeRecord, binding: Option<&Binding>) -> Past {
 impl Volumes {
     /// No volumes yet.
     pub fn new(means: Means) -> Self {
-        Self { means: Arc::new(means), known: Mutex::default(), held_back: Arc::default() }
+        Self { means: Arc::new(means), known: Mutex::default(), held_back: Mutex::default() }
     }
 
     fn get(&self, volume: &VolumeId) -> Option<Arc<Volume>> {
@@ -150,7 +153,7 @@ impl Volumes {
             known.record == record && known.status.borrow().serving == IsServing::Yes
         });
         // what is served already was believed before
-        if !is_served && let Some(reason) = self.disbelief(deadline).await {
+        if !is_served && let Some(reason) = self.disbelief(&record.volume, deadline).await {
             return AgentReply::Waiting { reason: sentence(reason) };
         }
         if let Some(known) = self.get(&record.volume)
@@ -190,15 +193,20 @@ impl Volumes {
         }
     }
 
-    /// Waits until the kubelet's word about pods can be believed; why not, if not in time.
-    async fn disbelief(&self, deadline: Instant) -> Option<String> {
-        let _held_back = Arc::clone(&self.held_back);
+    /// Why the kubelet's word cannot be believed, if so. Only what is about to be known is waited
+    /// for: an object that is wrong is said at once.
+    async fn disbelief(&self, volume: &VolumeId, deadline: Instant) -> Option<String> {
         let mut driver = self.means.driver.clone();
-        let believed = driver.wait_for(|driver| *driver == Driver::Good);
-        if matches!(timeout_at(deadline, believed).await, Ok(Ok(_good))) {
-            return None;
-        }
-        self.means.driver.borrow().refusal()
+        let known = driver.wait_for(|driver| !matches!(driver, Driver::Unknown(_)));
+        drop(timeout_at(deadline.min(Instant::now() + DRIVER_WAIT), known).await);
+        let refusal = self.means.driver.borrow().refusal();
+        let mut held_back = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+        match &refusal {
+            Some(_) => held_back.insert(volume.clone(), Instant::now()),
+            None => held_back.remove(volume),
+        };
+        drop(held_back);
+        refusal
     }
 
     /// Serves an attached volume on a fresh descriptor.

@@ -13,6 +13,7 @@ use self::node::Node;
 use super::*;
 use crate::{
     identity::tests::pod,
+    kubernetes::driver::Unfit,
     session::fixture::{Mount, apart},
     snapshot::{Content, Removal, tests::document_of},
     tree::tests::options,
@@ -44,6 +45,10 @@ fn deleted(revision: u64) -> Snapshot {
     };
     let key = said(1, "{}").key().clone();
     Snapshot::new(key, content, std::time::SystemTime::now(), revision).unwrap()
+}
+
+fn missing() -> Driver {
+    Driver::Unfit(Unfit::Missing { name: "csi.vsecm.com".into() })
 }
 
 /// Runs `test` on a thread with a mount namespace of its own.
@@ -91,7 +96,7 @@ fn an_attach_that_waits_ends_when_the_identity_is_withdrawn() {
 fn without_a_good_csidriver_nothing_new_is_published_and_what_is_served_goes_on() {
     story(|| async {
         let (node, record) = (Node::new(), record());
-        node.disbelieve();
+        node.driver.send_replace(missing());
         let AgentReply::Waiting { reason } = node.attach(&record, 10).await else {
             panic!("the pod may not be whom it names");
         };
@@ -99,15 +104,16 @@ fn without_a_good_csidriver_nothing_new_is_published_and_what_is_served_goes_on(
         assert!(node.volumes.get(&record.volume).is_none(), "SPIRE is not asked for it");
         node.issue();
         node.say(said(1, "{}")).await;
+        assert_eq!(node.volumes.census().waiting[&Wait::CsiDriver], 1);
+        node.driver.send_replace(Driver::Unknown("asking".into()));
         let (held, ()) = tokio::join!(node.attach(&record, 10_000), async {
             tokio::task::yield_now().await;
-            assert_eq!(node.volumes.census().waiting[&Wait::CsiDriver], 1);
-            node.believe();
+            node.driver.send_replace(Driver::Good);
         });
         assert_eq!(held, AgentReply::Ready);
         assert_eq!(node.volumes.census().ready, 1);
         let _mount = node.serving_volume(&record).await;
-        node.disbelieve();
+        node.driver.send_replace(missing());
         assert_eq!(node.attach(&record, 10).await, AgentReply::Ready);
         let census = node.volumes.census();
         assert_eq!((census.serving, census.identities), (1, [0, 1, 0, 0]));

@@ -26,7 +26,7 @@ use crate::{
         tests::{ByHand, issued, pod},
     },
     keeper::Keeper,
-    kubernetes::driver::{Driver, Unfit},
+    kubernetes::driver::Driver,
     metrics,
     session::fixture::Mount,
     snapshot::Snapshot,
@@ -39,7 +39,7 @@ pub(super) struct Node {
     pub(super) volumes: Volumes,
     identities: Arc<ByHand>,
     duty: Arc<Duty>,
-    driver: watch::Sender<Driver>,
+    pub(super) driver: watch::Sender<Driver>,
     pub(super) kept: Arc<Mutex<Kept>>,
     keeper_socket: PathBuf,
     keeping: Option<tokio::task::JoinHandle<()>>,
@@ -142,16 +142,6 @@ impl Node {
 
     pub(super) fn issue_as(&self, workload: &str) {
         self.identities.set(&pod(), issued(&pod(), workload), None);
-    }
-
-    /// The `CSIDriver` object is taken away …
-    pub(super) fn disbelieve(&self) {
-        self.driver.send_replace(Driver::Unfit(Unfit::Missing { name: "csi.vsecm.com".into() }));
-    }
-
-    /// … and made again.
-    pub(super) fn believe(&self) {
-        self.driver.send_replace(Driver::Good);
     }
 
     /// SPIRE has nothing for the pod, and the grace is over.
