@@ -1,8 +1,8 @@
 # Each target is one line that a person can run by hand; `make help` lists them.
-.PHONY: help check test demo playground bench e2e
+.PHONY: help check test demo playground bench images push chart cluster-up cluster-install cluster-env cluster-down e2e e2e-all
 
 help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 check: ## formatting, lints, licences, architecture edges, documentation: warnings are errors
 	.ci/check.sh
@@ -21,5 +21,31 @@ playground: ## the system on this machine until Ctrl-C, in DIR (default: a new f
 bench: ## figures against the bars of the design
 	@echo "make bench comes with a later issue" >&2; exit 2
 
-e2e: ## stories on a real Kubernetes cluster
-	@echo "make e2e comes with a later issue" >&2; exit 2
+images: ## OCI archives in target/images; REGISTRY, TAG, PROFILE=dev for quick ones in target/images-dev
+	.ci/images.sh
+
+push: ## pushes target/images to REGISTRY, as TAG
+	.ci/push.sh
+
+chart: ## lint and template tests of the chart
+	.ci/chart.sh
+
+cluster-up: ## a real Kubernetes cluster on this machine, of NODES nodes (2); CLUSTER_ID=0..9 for several
+	tests/cluster/build
+	tests/cluster/cluster up $(NODES)
+
+cluster-install: ## images, SPIRE and the chart on the cluster that is up
+	TAG=e2e .ci/images.sh
+	IMAGES=$(if $(filter dev,$(PROFILE)),target/images-dev,target/images) tests/cluster/install
+
+cluster-env: ## the line that makes kubectl and helm speak to that cluster, for eval
+	@tests/cluster/cluster env
+
+cluster-down: ## ends the cluster, and all that it has made
+	tests/cluster/cluster down
+
+e2e: ## stories on a real Kubernetes cluster, those marked core; E2E_KUBECONFIG and E2E_REGISTRY for one that is there
+	.ci/e2e.sh core
+
+e2e-all: ## all stories on a real Kubernetes cluster
+	.ci/e2e.sh all
