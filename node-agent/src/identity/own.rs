@@ -23,10 +23,10 @@ const SYNC_WAIT: Duration = Duration::from_secs(10);
 /// Why this process has no identity.
 #[derive(Debug, thiserror::Error)]
 enum OwnError {
-    #[error("SPIRE's agent gave none")]
-    Ask(#[source] spiffe::WorkloadApiError),
-    #[error("SPIRE's agent did not answer within {} seconds", ANSWER_WAIT.as_secs())]
-    Silent,
+    #[error("SPIRE's agent at {socket} gave none")]
+    Ask { socket: String, source: spiffe::WorkloadApiError },
+    #[error("SPIRE's agent at {socket} did not answer within {} seconds", ANSWER_WAIT.as_secs())]
+    Silent { socket: String },
     #[error("SPIRE's agent gave one, and then none")]
     Source(#[source] spiffe::x509_source::X509SourceError),
     #[error(
@@ -153,8 +153,11 @@ impl Asker {
             let client = WorkloadApiClient::connect_to(&self.socket).await?;
             client.fetch_x509_svid().await
         };
-        let svid = timeout(ANSWER_WAIT, asked).await.map_err(|_elapsed| OwnError::Silent)?;
-        let id = svid.map_err(OwnError::Ask)?.spiffe_id().clone();
+        let svid = timeout(ANSWER_WAIT, asked)
+            .await
+            .map_err(|_elapsed| OwnError::Silent { socket: self.socket.clone() })?;
+        let refused = |source| OwnError::Ask { socket: self.socket.clone(), source };
+        let id = svid.map_err(refused)?.spiffe_id().clone();
         if id.trust_domain() != &self.trust_domain {
             let expected = self.trust_domain.clone();
             return Err(OwnError::TrustDomain { id: id.to_string(), expected });

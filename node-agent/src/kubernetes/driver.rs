@@ -60,8 +60,8 @@ impl Driver {
                 "the CSIDriver object is not known yet, so no new volume is published: {reason}"
             )),
             Self::Unfit(unfit) => Some(format!(
-                "{unfit}: a pod could name itself as another one, so no new volume is published \
-                 until the object is as the Helm chart makes it"
+                "{unfit}: what the kubelet says about pods cannot be believed, so no new volume is \
+                 published until the object is as the Helm chart makes it"
             )),
         }
     }

@@ -17,16 +17,20 @@ pub mod users;
 /// An answer that takes longer than this never comes.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
-/// Why the API server's answer is not there.
+/// Why the API server's answer is not there. No variant has a source: its own words, which `said`
+/// takes from it, would be said again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KubernetesError {
     /// Neither a service account's token nor a kubeconfig is there.
-    #[error("it is not known where Kubernetes' API server is, or as whom to ask it")]
-    Config(#[source] kube::Error),
+    #[error(
+        "it is not known where Kubernetes' API server is, or as whom to ask it: {}",
+        said(.0)
+    )]
+    Config(kube::Error),
     /// It refused or failed.
     #[error("Kubernetes' API server refused or failed: {}", said(.0))]
-    Api(#[source] kube::Error),
+    Api(kube::Error),
     /// It did not answer.
     #[error("Kubernetes' API server did not answer within {} seconds", ANSWER_WAIT.as_secs())]
     Silent,
@@ -36,6 +40,7 @@ pub enum KubernetesError {
 fn said(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
+        kube::Error::InferConfig(reason) => reason.to_string(),
         other => chain(other as &(dyn StdError + 'static)),
     }
 }
