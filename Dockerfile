@@ -2,7 +2,7 @@
 #   docker build --target vsecm-safe --tag registry.example.com/vsecm/vsecm-safe:0.1.0 .
 # Targets: vsecm-safe, vsecm-sentinel, vsecm-node-agent, vsecm-csi, vsecm-keeper. Users and paths are those of
 # .ci/images.sh; static binaries, so each image is its binary alone.
-FROM rust:1.95-bookworm AS build
+FROM rust:1.95.0-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends busybox-static && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .

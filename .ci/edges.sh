@@ -31,7 +31,7 @@ for module in "${pure[@]}"; do
 done
 
 top="Cargo.lock Cargo.toml CHANGELOG.md Dockerfile LICENSE Makefile README.md charts clippy.toml csi deny.toml docs node-agent rust-toolchain.toml rustfmt.toml safe sentinel tests"
-found=$(ls -1 | grep -vx target | LC_ALL=C sort | tr '\n' ' ')
+found=$(printf '%s\n' * | grep -vx target | LC_ALL=C sort | tr '\n' ' ')
 want=$(tr ' ' '\n' <<<"$top" | LC_ALL=C sort | tr '\n' ' ')
 [ "$found" = "$want" ] || fail "the top level holds: $found, wanted: $want"
 

@@ -14,7 +14,7 @@ while IFS='|' read -r licence package; do
     if tr -d '()' <<<"$licence" | sed 's/ \(AND\|OR\) /\n/g' | allowed_all; then ok=yes; fi
   else # one alternative must be allowed with all of its parts
     while read -r alternative; do
-      if sed 's/ AND /\n/g' <<<"$alternative" | allowed_all; then ok=yes; fi
+      if allowed_all <<<"${alternative// AND /$'\n'}"; then ok=yes; fi
     done < <(sed 's/ OR /\n/g; s, */ *,\n,g' <<<"$licence")
   fi
   if [ $ok = no ]; then echo "licences: $package has '$licence'" >&2; failed=1; fi
