@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use spiffe::{X509Source, x509_source::X509SourceError};
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{sync::watch, time::sleep};
-use vsecm_safe_api::{client::chain, probe::Readiness};
+use vsecm_safe_api::{client::chain, probe::Readiness, role::SAFE_PATTERN};
 
 use crate::identity::end_of;
 
@@ -67,7 +67,10 @@ pub async fn follow_identity(source: X509Source, state: State) {
                 last_end = svid.cert_chain().first().and_then(|leaf| end_of(leaf.as_bytes()));
                 state.ready();
             }
-            Err(error) => state.not_ready(&without_svid(&error, last_end)),
+            Err(error) => {
+                let now = OffsetDateTime::now_utc();
+                state.not_ready(&without_svid(&error, last_end, now));
+            }
         }
         tokio::select! {
             Ok(_sequence) = updates.changed() => {}
@@ -76,12 +79,20 @@ pub async fn follow_identity(source: X509Source, state: State) {
     }
 }
 
-fn without_svid(error: &X509SourceError, last_end: Option<OffsetDateTime>) -> String {
+fn without_svid(
+    error: &X509SourceError,
+    last_end: Option<OffsetDateTime>,
+    now: OffsetDateTime,
+) -> String {
     match (error, last_end) {
-        (X509SourceError::NoSuitableSvid, Some(end)) => format!(
-            "Safe's own SVID expired at {end} and SPIRE has not renewed it: is SPIRE's agent \
-             running, and does it reach its server?"
+        (X509SourceError::NoSuitableSvid, Some(end)) if end <= now => format!(
+            "Safe's own SVID expired at {} and SPIRE has not renewed it: is SPIRE's agent \
+             running, and does it reach its server?",
+            end.format(&Rfc3339).unwrap_or_default()
         ),
+        (X509SourceError::NoSuitableSvid, _) => {
+            format!("SPIRE gives this process no SVID any more that {SAFE_PATTERN} takes for Safe")
+        }
         _other => format!("Safe has no SVID of its own any more: {}", chain(error)),
     }
 }
@@ -103,11 +114,14 @@ mod tests {
     }
 
     #[test]
-    fn an_expiry_is_said_with_its_time() {
+    fn an_expiry_is_said_with_its_time_and_told_from_another_identity() {
         let end = OffsetDateTime::UNIX_EPOCH;
-        let said = without_svid(&X509SourceError::NoSuitableSvid, Some(end));
-        assert!(said.contains("expired at 1970-01-01"), "{said}");
-        let said = without_svid(&X509SourceError::Closed, Some(end));
-        assert!(!said.contains("expired"), "{said}");
+        let said = |error: &X509SourceError, now| without_svid(error, Some(end), now);
+        let expired = said(&X509SourceError::NoSuitableSvid, end);
+        assert!(expired.contains("expired at 1970-01-01T00:00:00Z"), "{expired}");
+        let before = end - time::Duration::SECOND;
+        let other = said(&X509SourceError::NoSuitableSvid, before);
+        assert!(other.contains(SAFE_PATTERN), "{other}");
+        assert!(!said(&X509SourceError::Closed, end).contains("expired"));
     }
 }

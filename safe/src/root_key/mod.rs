@@ -16,7 +16,10 @@ use std::{path::Path, time::Duration};
 use tokio::time::sleep;
 use vsecm_safe_api::client::chain;
 
-use self::decision::{Content, Step, decide};
+use self::{
+    decision::{Content, Step, decide},
+    secret::Written,
+};
 pub use self::{
     mount::follow_mount,
     secret::{KeySecret, SecretError},
@@ -85,14 +88,19 @@ async fn attempt(
         }
         Step::AskSecret => Ok(None),
         Step::Create => {
-            let written = secret.create(&RootKey::generate()?).await?;
-            tracing::info!(%place, ?written, "a first start: made a root key");
+            made(&place, &secret.create(&RootKey::generate()?).await?);
             Ok(None)
         }
         Step::Fill => {
-            let written = secret.fill(stored, &RootKey::generate()?).await?;
-            tracing::info!(%place, ?written, "a first start: filled in a root key");
+            made(&place, &secret.fill(stored, &RootKey::generate()?).await?);
             Ok(None)
         }
+    }
+}
+
+fn made(place: &Place, written: &Written) {
+    match written {
+        Written::Done => tracing::info!(%place, "a first start: made a root key; back it up"),
+        Written::Overtaken => tracing::info!(%place, "someone else was first to make a root key"),
     }
 }

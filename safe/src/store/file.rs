@@ -262,6 +262,8 @@ fn foreign(path: &Path) -> Found {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::{super::suite, *};
 
     fn open(folder: &Path) -> Box<dyn Store> {
@@ -299,6 +301,34 @@ mod tests {
         let store = open(folder.path());
         assert!(!left.exists());
         assert_eq!(suite::records(&*store), [(key, b"whole".to_vec())]);
+    }
+
+    #[test]
+    fn a_volume_as_the_kubelet_hands_it_over_is_taken() {
+        let chmod = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let volume = tempfile::tempdir().unwrap();
+        // the root of a file system of its own, by fsGroup
+        fs::create_dir(volume.path().join("lost+found")).unwrap();
+        chmod(&volume.path().join("lost+found"), 0o700);
+        chmod(volume.path(), 0o2770);
+        let store = open(volume.path());
+        let key = suite::key("default", "db");
+        suite::write(&*store, &key, b"whole");
+        drop(store);
+        // at the next mount the kubelet opens all that is there to the group
+        let mut folders = vec![volume.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            chmod(&folder, 0o2770);
+            for entry in entries(&folder).unwrap() {
+                if entry.is_dir() { folders.push(entry) } else { chmod(&entry, 0o660) }
+            }
+        }
+        let store = open(volume.path());
+        assert_eq!(suite::records(&*store), [(key.clone(), b"whole".to_vec())]);
+        suite::write(&*store, &key, b"newer");
+        assert_eq!(suite::records(&*store), [(key, b"newer".to_vec())]);
     }
 
     #[test]
