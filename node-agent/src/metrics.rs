@@ -49,13 +49,16 @@ impl fmt::Debug for Sources {
 
 /// All metrics of this process.
 pub fn registry(sources: Sources, publish_times: Histogram) -> Registry {
-    let mut registry = Registry::with_prefix("vsecm_node_agent");
-    registry.register(
+    let mut registry = Registry::default();
+    // as Safe names it
+    registry.register_collector(Box::new(Swap));
+    let own = registry.sub_registry_with_prefix("vsecm_node_agent");
+    own.register(
         "publish_to_served_seconds",
         "From the first publish of a volume until it was served",
         publish_times,
     );
-    registry.register_collector(Box::new(sources));
+    own.register_collector(Box::new(sources));
     registry
 }
 
@@ -103,8 +106,16 @@ impl Collector for Sources {
         let is_good = *self.driver.borrow() == Driver::Good;
         flag(encoder, "csidriver_good", "Whether the CSIDriver object is as it must be", is_good)?;
         let stands_by = *self.stage.borrow() == Stage::StandingBy;
-        flag(encoder, "standing_by", "Whether another pod serves this node", stands_by)?;
-        let help = "Whether memory with secrets may be written to a disk";
-        flag(encoder, "swap_possible", help, swap_is_possible())
+        flag(encoder, "standing_by", "Whether another pod serves this node", stands_by)
+    }
+}
+
+#[derive(Debug)]
+struct Swap;
+
+impl Collector for Swap {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Whether the kernel may write this process's memory to a swap device";
+        flag(&mut encoder, "vsecm_swap_possible", help, swap_is_possible())
     }
 }
