@@ -2,7 +2,7 @@
 
 use std::{fs, io, os::fd::AsFd, str::FromStr};
 
-use rustix::net::sockopt;
+use nix::sys::socket::{getsockopt, sockopt};
 
 /// The process at the other end, as the kernel names it (`SO_PEERCRED`): for an accepted
 /// connection the one that dialled, for a dialled one the one that called `listen`.
@@ -17,8 +17,9 @@ pub struct Peer {
 impl Peer {
     /// Asks the kernel who is at the other end.
     pub fn of(socket: impl AsFd) -> io::Result<Self> {
-        let credentials = sockopt::socket_peercred(socket)?;
-        Ok(Self { pid: credentials.pid.as_raw_nonzero().get(), uid: credentials.uid.as_raw() })
+        // not rustix: its pid cannot be 0, and a peer in another pid namespace reads as an error there
+        let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
+        Ok(Self { pid: credentials.pid(), uid: credentials.uid() })
     }
 }
 
