@@ -22,7 +22,7 @@ fn pod_of(rendered: &[Value], kind: &str, name: &str) -> Value {
 
 #[test]
 fn safe_and_sentinel_pass_the_restricted_profile() {
-    let story = Story::begin_bare("s18_custody_passes_pod_security");
+    let story = Story::begin("s18_custody_passes_pod_security");
     let namespace = story.new_namespace("restricted", &ENFORCED);
     let kubectl = Kubectl::namespace(&namespace);
     let rendered = helm::rendered(&["spire.workloadSocket=csi"]);

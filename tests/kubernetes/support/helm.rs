@@ -57,7 +57,12 @@ pub(crate) fn upgrade(sets: &[&str]) -> Output {
 /// What `helm template` renders, with values of the story's own.
 #[track_caller]
 pub(crate) fn rendered(sets: &[&str]) -> Vec<Value> {
-    let yaml = with_values(helm("template"), sets).run().ok();
+    let version = Program::new("kubectl").args(["version", "--output=json"]).run().ok();
+    let version: Value = serde_json::from_str(&version).expect("kubectl prints JSON");
+    // it asks no server, and its own guess is as old as its build says
+    let version = super::kubectl::text(&version["serverVersion"]["gitVersion"]);
+    let program = helm("template").args(["--kube-version", &version]);
+    let yaml = with_values(program, sets).run().ok();
     // kubectl reads YAML, and asks no server for that
     let convert = ["create", "--dry-run=client", "--validate=false", "--output=json", "-f", "-"];
     let json = Program::new("kubectl").args(convert).stdin(yaml).run().ok();
