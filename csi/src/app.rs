@@ -141,6 +141,9 @@ mod tests {
         // a thread of the test's own, which takes its network with it
         let left = std::thread::spawn(|| {
             leave_network().expect("tests with namespaces run as root, or in a user namespace");
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            let down = socket.send_to(b"x", "127.0.0.1:9").unwrap_err();
+            assert_eq!(down.kind(), io::ErrorKind::NetworkUnreachable);
             fs::read_to_string("/proc/thread-self/net/dev").unwrap()
         });
         let devices = left.join().unwrap();

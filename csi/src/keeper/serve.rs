@@ -55,12 +55,14 @@ pub async fn serve(listener: Listener, args: &Args) {
     }
 }
 
-/// Asks the keeper at `socket`, which runs as this user, for a sign of life: it has nothing to say
-/// to a process of its own, and hangs up.
+/// Asks the keeper at `socket`, which runs as this user, for a sign of life: it hangs up, having
+/// nothing to say to a process of its own, or nothing to answer.
 pub async fn probe(socket: &Path) -> Result<(), AskError> {
     let own = PeerRule::Uid(rustix::process::geteuid().as_raw());
     let answer = async {
-        Connection::dial(socket, &own).await?.closed().await;
+        let keeper = Connection::dial(socket, &own).await?;
+        keeper.finish()?;
+        keeper.closed().await;
         Ok(())
     };
     let answered = timeout(PATIENCE, answer).await.map_err(|_late| AskError::Late("the keeper"))?;
@@ -91,11 +93,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("keeper");
         assert!(matches!(probe(&socket).await, Err(AskError::Away(..))));
-        let listener = Listener::bind(&socket).unwrap();
-        let (csi_peer, node_agent_peer) = (PeerRule::Uid(u32::MAX), PeerRule::Uid(u32::MAX));
-        let args = Args { socket: socket.clone(), csi_peer, node_agent_peer };
-        let serving = tokio::spawn(async move { serve(listener, &args).await });
-        probe(&socket).await.unwrap();
-        serving.abort();
+        for csi_peer in
+            [PeerRule::Uid(u32::MAX), PeerRule::Uid(rustix::process::geteuid().as_raw())]
+        {
+            let node_agent_peer = PeerRule::Uid(u32::MAX);
+            let args = Args { socket: socket.clone(), csi_peer, node_agent_peer };
+            let listener = Listener::bind(&socket).unwrap();
+            let serving = tokio::spawn(async move { serve(listener, &args).await });
+            probe(&socket).await.unwrap();
+            serving.abort();
+        }
     }
 }

@@ -242,6 +242,15 @@ impl Connection {
         self.receive().await?.ok_or(ChannelError::Closed)
     }
 
+    /// Says that no more frames come: a peer that only answers then closes its end.
+    ///
+    /// # Errors
+    /// [`ChannelError::Connection`].
+    pub fn finish(&self) -> Result<(), ChannelError> {
+        rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write)
+            .map_err(|e| ChannelError::Connection(e.into()))
+    }
+
     /// Waits until the peer has closed its end, without taking a frame.
     pub async fn closed(&self) {
         loop {
@@ -301,6 +310,10 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_a_conversation_is_told_from_an_error() {
         let (a, b) = Connection::pair().unwrap();
+        a.finish().unwrap();
+        assert!(b.receive::<AgentReply>().await.unwrap().is_none());
+        b.send(&AgentReply::Done, &[]).await.unwrap();
+        assert!(a.receive::<AgentReply>().await.unwrap().is_some(), "the other direction stays");
         drop(a);
         assert!(b.receive::<AgentReply>().await.unwrap().is_none());
         let (a, b) = Connection::pair().unwrap();

@@ -56,7 +56,12 @@ impl Turn {
     /// # Errors
     /// The file is not a regular one, a symlink, or may not be opened.
     pub fn look(path: &Path, pod: &PodUid) -> io::Result<Option<Self>> {
-        let Some(mut lock) = open(path)? else { return Ok(None) };
+        let mut opened = open(path)?;
+        if opened.is_none() {
+            make(path)?;
+            opened = open(path)?;
+        }
+        let Some(mut lock) = opened else { return Ok(None) };
         if locked(&lock, FlockOperation::NonBlockingLockExclusive)? {
             lock.set_len(0)?;
             lock.write_all(pod.as_str().as_bytes())?;
@@ -79,7 +84,7 @@ fn open(path: &Path) -> io::Result<Option<File>> {
     let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
     let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
     match opened {
-        Err(e) if e.kind() == ErrorKind::NotFound => make(path).map(|()| None),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Ok(lock) if !lock.metadata()?.is_file() => {
             Err(io::Error::new(ErrorKind::InvalidInput, "the lock is not a regular file"))
         }
@@ -89,20 +94,22 @@ fn open(path: &Path) -> io::Result<Option<File>> {
 
 /// Makes the file, group-writable whatever the umask: with its mode it appears under its name.
 fn make(path: &Path) -> io::Result<()> {
+    use ErrorKind::{AlreadyExists, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    let unless = |kinds: &[ErrorKind], done: io::Result<()>| match done {
+        Err(e) if kinds.contains(&e.kind()) => Ok(()),
+        done => done,
+    };
     let draft = path.with_extension(process::id().to_string());
-    let made = File::create_new(&draft).and_then(|file| {
-        file.set_permissions(Permissions::from_mode(0o660))?;
-        fs::hard_link(&draft, path)
-    });
-    match made {
-        Err(e) if e.kind() == ErrorKind::PermissionDenied => return Ok(()),
-        Err(e) if e.kind() == ErrorKind::ReadOnlyFilesystem => return Ok(()),
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
-        _ => {}
+    match File::create_new(&draft) {
+        Ok(file) => {
+            file.set_permissions(Permissions::from_mode(0o660))?;
+            // another was faster, or took our draft for that of a killed process of the same id
+            unless(&[AlreadyExists, NotFound], fs::hard_link(&draft, path))?;
+        }
+        Err(e) if e.kind() == AlreadyExists => {}
+        Err(e) => return unless(&[PermissionDenied, ReadOnlyFilesystem], Err(e)),
     }
-    // also one that a killed process of the same id has left
-    fs::remove_file(&draft)
-        .or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })
+    unless(&[NotFound], fs::remove_file(&draft))
 }
 
 fn locked(lock: &File, operation: FlockOperation) -> io::Result<bool> {
@@ -262,6 +269,12 @@ mod tests {
         drop(stranger);
         let _turn = Turn::look(&path, &pod("a")).unwrap().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"a");
+    }
+
+    #[test]
+    fn the_first_look_at_a_lock_that_is_not_there_takes_it() {
+        let (_dir, path) = mk_lock();
+        assert!(Turn::look(&path, &pod("a")).unwrap().is_some());
     }
 
     #[test]
