@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     sync::Notify,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{info, warn};
 use vsecm_node_agent_api::{
@@ -21,11 +21,15 @@ use vsecm_node_agent_api::{
     volume::{VolumeId, VolumeRecord},
 };
 
+use crate::backoff::Backoff;
+
 /// The keeper answers from memory. No rotation waits longer than this, also behind others.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
-/// Pause before the keeper is dialled again.
+/// Pause before the keeper is dialled again; it doubles while connections do not last …
 const REDIAL: Duration = Duration::from_millis(200);
+/// … up to this.
+const LONGEST_REDIAL: Duration = Duration::from_secs(5);
 
 /// A handle on the keeper. Remembers what was deposited, and gives it back to a keeper that lost it.
 #[derive(Clone, Debug)]
@@ -182,15 +186,21 @@ impl Keeper {
 
     /// Settles all deposits with each new keeper, and after each settle that failed. Never ends.
     pub async fn attend(self) {
+        let mut backoff = Backoff::new(REDIAL, LONGEST_REDIAL);
         loop {
             let what = "not all content is deposited yet";
             // a connection of its own, on which nothing is said: its end is the keeper's
             let connection = persist(what, || self.settle_all()).await;
+            let began = Instant::now();
             tokio::select! {
                 () = connection.closed() => warn!("the keeper is gone"),
-                () = self.unsettled.notified() => {}
+                () = self.unsettled.notified() => backoff.reset(),
             }
-            sleep(REDIAL).await;
+            // one that turns every connection away is not asked five times a second for ever
+            if began.elapsed() > LONGEST_REDIAL {
+                backoff.reset();
+            }
+            sleep(backoff.pause()).await;
         }
     }
 
