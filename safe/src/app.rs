@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use nix::unistd::geteuid;
 use rustls::ServerConfig;
 use spiffe::X509Source;
 use time::OffsetDateTime;
@@ -216,7 +217,10 @@ struct Custody {
 
 /// Opens the store, then the key that fits to it, then the records.
 async fn custody(args: &Args, signs: &Signs) -> anyhow::Result<Custody> {
-    let store: Arc<dyn Store> = Arc::new(FileStore::open(&args.data)?);
+    let store = FileStore::open(&args.data);
+    let store: Arc<dyn Store> = Arc::new(store.with_context(|| {
+        format!("cannot use the data folder {} as user {}", args.data.display(), geteuid())
+    })?);
     let found = store.load()?;
     let key = root_key(args, &found, signs).await?;
     let fingerprint = key.fingerprint().clone();

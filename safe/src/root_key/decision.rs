@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::seal::{Place, RootKey, RootKeyError, StoredRecords, is_blank, lost};
+use crate::seal::{Place, RootKey, RootKeyError, StoredRecords, foreign, is_blank, lost};
 
 /// What one place holds.
 pub(super) enum Content {
@@ -53,7 +53,10 @@ pub(super) fn decide(
     records: &StoredRecords,
 ) -> Result<Step, RootKeyError> {
     let (state, step) = match (mount, secret) {
-        (Content::Key(key), _) | (_, Some(Content::Key(key))) => return Ok(Step::Use(key)),
+        (Content::Key(key), _) | (_, Some(Content::Key(key))) => {
+            let wrong = foreign(place, &key, records);
+            return wrong.map_or(Ok(Step::Use(key)), Err);
+        }
         (_, None) => return Ok(Step::AskSecret),
         (_, Some(Content::Missing)) => ("missing", Step::Create),
         (_, Some(Content::Blank)) => ("blank", Step::Fill),
@@ -111,6 +114,23 @@ mod tests {
             };
             assert_eq!(outcome, expected, "{:?} {has_records}", mount.is_some());
         }
+    }
+
+    #[test]
+    fn a_key_that_no_record_was_sealed_for_is_not_used() {
+        let (key, other) = (RootKey::generate().unwrap(), RootKey::generate().unwrap());
+        let ours = key.serialize();
+        let decide = |fingerprints: &[&RootKey]| {
+            let fingerprints = fingerprints.iter().map(|key| key.fingerprint().clone()).collect();
+            let records = StoredRecords::SealedFor(fingerprints);
+            decide(content(None), Some(content(Some(&ours))), &place(), &records)
+        };
+        let refusal = decide(&[&other]).unwrap_err().to_string();
+        for fingerprint in [key.fingerprint(), other.fingerprint()] {
+            assert!(refusal.contains(&fingerprint.to_string()), "{refusal}");
+        }
+        assert!(matches!(decide(&[&key, &other]), Ok(Step::Use(_))), "some open");
+        assert!(matches!(decide(&[]), Ok(Step::Use(_))), "no header can be read");
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod age;
 mod key;
 mod record;
 
-pub(crate) use self::key::{is_blank, lost, read as read_key_file};
+pub(crate) use self::key::{foreign, is_blank, lost, read as read_key_file};
 pub use self::{
     age::{OpenError, Peek, SealError, Sealer, peek},
     key::{Fingerprint, ITEM, Place, RootKey, RootKeyError, StoredRecords},

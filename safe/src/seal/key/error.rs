@@ -2,6 +2,8 @@
 
 use std::{fmt, io, path::PathBuf};
 
+use super::Fingerprint;
+
 /// The key of the item that holds the root key in its Secret, as in VSecM.
 pub const ITEM: &str = "KEY_TXT";
 
@@ -88,6 +90,19 @@ pub enum RootKeyError {
         place: Place,
         /// `missing` or `blank`.
         state: &'static str,
+        /// The fingerprints that the records name.
+        needed: String,
+    },
+    /// It is a root key, and not that of the records.
+    #[error(
+        "the {place} is the root key with fingerprint {present}, but all records here are sealed \
+         for the one with fingerprint {needed}: put that key back"
+    )]
+    Foreign {
+        /// Where it rests.
+        place: Place,
+        /// Its fingerprint.
+        present: Fingerprint,
         /// The fingerprints that the records name.
         needed: String,
     },

@@ -188,16 +188,31 @@ pub(crate) fn lost(
     state: &'static str,
     fingerprints: &BTreeSet<Fingerprint>,
 ) -> RootKeyError {
-    let needed: Vec<_> = fingerprints.iter().map(Fingerprint::to_string).collect();
-    RootKeyError::Lost {
+    RootKeyError::Lost { place: place.clone(), state, needed: any_of(fingerprints) }
+}
+
+/// What is said of a key that opens none of the records, going by what their headers claim. Where
+/// they claim nothing, the records must show it themselves.
+pub(crate) fn foreign(
+    place: &Place,
+    key: &RootKey,
+    records: &StoredRecords,
+) -> Option<RootKeyError> {
+    let StoredRecords::SealedFor(fingerprints) = records else { return None };
+    let present = key.fingerprint();
+    (!fingerprints.is_empty() && !fingerprints.contains(present)).then(|| RootKeyError::Foreign {
         place: place.clone(),
-        state,
-        needed: if needed.is_empty() {
-            "unknown (their headers cannot be read)".to_owned()
-        } else {
-            needed.join(" or ")
-        },
+        present: present.clone(),
+        needed: any_of(fingerprints),
+    })
+}
+
+fn any_of(fingerprints: &BTreeSet<Fingerprint>) -> String {
+    if fingerprints.is_empty() {
+        return "unknown (their headers cannot be read)".to_owned();
     }
+    let all: Vec<_> = fingerprints.iter().map(Fingerprint::to_string).collect();
+    all.join(" or ")
 }
 
 /// `{}` is what VSecM's chart leaves for Safe to fill in.
