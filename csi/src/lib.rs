@@ -18,6 +18,7 @@
 
 pub mod app;
 pub mod args;
+mod authority;
 mod duty;
 pub mod health;
 pub mod keeper;

@@ -3,6 +3,8 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -130,6 +132,40 @@ async fn who_serves(node: &Node) -> String {
     client.node_get_info(NodeGetInfoRequest {}).await.unwrap().into_inner().node_id
 }
 
+/// `GetInfo` with the path as authority, as the kubelet's library says it; the first frame that
+/// is an answer to it: 1 are headers, 3 is a refusal.
+fn ask_like_the_kubelet(socket: &Path) -> u8 {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let mut block = b"\x83\x86".to_vec();
+    for (field, value) in [
+        (&b"\x44"[..], "/pluginregistration.Registration/GetInfo"),
+        (b"\x41", "%2Fvar%2Flib%2Fkubelet%2Fplugins_registry%2Fcsi.vsecm.com-reg.sock"),
+        (b"\x5f", "application/grpc"),
+        (b"\x40\x02te", "trailers"),
+    ] {
+        block.extend(field);
+        block.push(u8::try_from(value.len()).unwrap());
+        block.extend(value.bytes());
+    }
+    let length = u8::try_from(block.len()).unwrap();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    bytes.extend([0, 0, length, 1, 4, 0, 0, 0, 1]);
+    bytes.extend(block);
+    bytes.extend(b"\0\0\x05\0\x01\0\0\0\x01\0\0\0\0\0");
+    stream.write_all(&bytes).unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).unwrap();
+        let [_, a, b, kind, _, _, _, _, number] = head;
+        let mut payload = vec![0; usize::from(a) << 8 | usize::from(b)];
+        stream.read_exact(&mut payload).unwrap();
+        if number == 1 {
+            return kind;
+        }
+    }
+}
+
 async fn register(node: &Node, plugin_registered: bool, error: &str) {
     let mut kubelet = Registration::new(dial(&node.at("reg.sock")).await);
     let info = kubelet.get_info(InfoRequest {}).await.unwrap().into_inner();
@@ -150,6 +186,7 @@ async fn one_pod_serves_and_the_next_takes_over_when_it_dies() {
     let (_, _keeper) = node.keeper();
     until("the registration socket", || node.at("reg.sock").exists().then_some(()));
 
+    assert_eq!(ask_like_the_kubelet(&node.at("reg.sock")), 1);
     let waiting = "not ready: not registered: the kubelet has not come yet";
     assert_eq!(node.probe("a", "ready"), (false, waiting.to_owned()));
     register(&node, false, "no such plugin").await;
