@@ -55,6 +55,14 @@ pub struct Standing {
     pub trouble: Option<Trouble>,
 }
 
+impl Standing {
+    /// Whether several identities fit, so that none may be acted upon: entries are made one after
+    /// the other, and the first to come is not therefore the one that is meant.
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(self.trouble, Some(Trouble::Ambiguous { .. }))
+    }
+}
+
 /// What is known of a pod before SPIRE is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Past {

@@ -40,6 +40,7 @@ pub(super) fn waiting(
     sentinel: &Namespace,
 ) -> Reason {
     match (&standing.issue, feed) {
+        (Issue::Issued(_), _) if standing.is_ambiguous() => for_identity(pod, standing),
         (Issue::Issued(identity), Some((key, feed))) => {
             let now = SystemTime::now();
             if identity.expires <= now {

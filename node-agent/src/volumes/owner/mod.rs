@@ -287,7 +287,7 @@ impl Owner {
         match &standing.issue {
             _ if self.shown.is_some() => Gate::Ready,
             Issue::Withdrawn => Gate::Withdrawn(reason::withdrawn(&self.record.pod)),
-            Issue::Issued(_) if holds_document => Gate::Ready,
+            Issue::Issued(_) if holds_document && !standing.is_ambiguous() => Gate::Ready,
             _ if is_optional => Gate::Ready,
             _ => {
                 let key = self.member.as_ref().map(|member| member.watch.key());

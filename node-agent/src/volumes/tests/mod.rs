@@ -93,6 +93,28 @@ fn an_attach_that_waits_ends_when_the_identity_is_withdrawn() {
 }
 
 #[test]
+fn two_identities_stop_a_pod_that_waits_and_no_pod_that_is_served() {
+    story(|| async {
+        let (node, record) = (Node::new(), record());
+        node.issue_two();
+        node.say(said(1, "{\"a\":\"x\"}")).await;
+        let AgentReply::Waiting { reason } = node.attach(&record, 100).await else {
+            panic!("which secret is meant is not known");
+        };
+        assert!(reason.contains("2 identities fit the pod"), "{reason}");
+        assert_eq!(node.volumes.census().waiting[&Wait::AmbiguousIdentity], 1);
+        node.issue();
+        assert_eq!(node.attach(&record, 10_000).await, AgentReply::Ready);
+        let _mount = node.serving_volume(&record).await;
+        node.issue_two();
+        let is_said = |status: &Status| status.condition().is_some_and(|c| c.contains("2 ident"));
+        node.until(&record, "the second identity", is_said).await;
+        assert_eq!(node.attach(&record, 100).await, AgentReply::Ready);
+        assert_eq!(node.volumes.census().stale[&Wait::AmbiguousIdentity], 1);
+    });
+}
+
+#[test]
 fn without_a_good_csidriver_nothing_new_is_published_and_what_is_served_goes_on() {
     story(|| async {
         let (node, record) = (Node::new(), record());

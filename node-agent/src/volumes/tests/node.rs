@@ -22,7 +22,7 @@ use super::keeper::{Kept, keep};
 use crate::{
     duty::Duty,
     identity::{
-        Issue, Past, PodIdentity, Standing,
+        Issue, Past, PodIdentity, Standing, Trouble,
         tests::{ByHand, issued, pod},
     },
     keeper::Keeper,
@@ -142,6 +142,13 @@ impl Node {
 
     pub(super) fn issue_as(&self, workload: &str) {
         self.identities.set(&pod(), issued(&pod(), workload), None);
+    }
+
+    /// A second entry fits the pod, which keeps what it was issued first.
+    pub(super) fn issue_two(&self) {
+        let ids = vec!["spiffe://vsecm.com/a".into(), "spiffe://vsecm.com/b".into()];
+        let trouble = Some(Trouble::Ambiguous { ids });
+        self.identities.set(&pod(), issued(&pod(), "billing"), trouble);
     }
 
     /// SPIRE has nothing for the pod, and the grace is over.
