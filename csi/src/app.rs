@@ -5,7 +5,7 @@ use std::{fs, io, mem::ManuallyDrop, path::Path, sync::Arc, time::Duration};
 use anyhow::Context;
 use nix::sched::{CloneFlags, unshare};
 use tokio::time::sleep;
-use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
 use vsecm_node_agent_api::{
@@ -18,7 +18,6 @@ use vsecm_node_agent_api::{
 
 use crate::{
     args::Args,
-    authority::mended,
     duty,
     health::{Health, State},
     mount::Kubelet,
@@ -125,7 +124,7 @@ pub(crate) fn serve<'a>(
     let listener = listener.transpose()?;
     Ok(async move {
         if let (Some(listener), Some(path)) = (listener, path) {
-            let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(mended));
+            let incoming = UnixListenerStream::new(listener);
             router.serve_with_incoming_shutdown(incoming, stop.cancelled()).await?;
             fs::remove_file(path)?;
         }

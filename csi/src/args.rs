@@ -17,8 +17,8 @@ pub struct Args {
     /// The same socket as the kubelet sees it, if that differs
     #[arg(long, env = "VSECM_CSI_KUBELET_ENDPOINT")]
     pub kubelet_endpoint: Option<PathBuf>,
-    /// Socket for the registration with the kubelet, in its folder `plugins_registry`
-    #[arg(long, env = "VSECM_CSI_REGISTRATION_SOCKET")]
+    /// Socket for the registration with the kubelet, in its folder `plugins_registry`; its name has an @
+    #[arg(long, env = "VSECM_CSI_REGISTRATION_SOCKET", value_parser = registration)]
     pub registration_socket: Option<PathBuf>,
     /// The kubelet's root folder, at the same path here as there
     #[arg(long, env = "VSECM_KUBELET_DIR", default_value = "/var/lib/kubelet")]
@@ -69,6 +69,18 @@ fn endpoint(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// The kubelet's gRPC library says this path, percent-encoded, as `:authority`. The `http` crate
+/// takes a percent sign for valid in front of an `@` only, and h2 refuses the call otherwise.
+fn registration(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let name = path.file_name().unwrap_or_default();
+    if name.to_string_lossy().contains('@') {
+        return Ok(path);
+    }
+    Err("the kubelet's calls are understood only if its name is like node@csi.vsecm.com-reg.sock"
+        .to_owned())
+}
+
 fn seconds(text: &str) -> Result<Duration, ParseIntError> {
     text.parse().map(Duration::from_secs)
 }
@@ -82,6 +94,12 @@ mod tests {
     #[test]
     fn the_flags_are_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_registration_socket_without_an_at_sign_is_refused() {
+        assert!(registration("/plugins_registry/node@csi.vsecm.com-reg.sock").is_ok());
+        assert!(registration("/at@home/csi.vsecm.com-reg.sock").is_err());
     }
 
     #[test]

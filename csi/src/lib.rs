@@ -18,7 +18,6 @@
 
 pub mod app;
 pub mod args;
-mod authority;
 mod duty;
 pub mod health;
 pub mod keeper;

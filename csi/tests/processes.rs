@@ -91,7 +91,7 @@ impl Node {
         let mut command = Command::new(CSI);
         command
             .env("CSI_ENDPOINT", format!("unix://{}", self.at("csi.sock").display()))
-            .env("VSECM_CSI_REGISTRATION_SOCKET", self.at("reg.sock"))
+            .env("VSECM_CSI_REGISTRATION_SOCKET", self.at("node@csi.vsecm.com-reg.sock"))
             .env("VSECM_KUBELET_DIR", self.at("kubelet"))
             .env("VSECM_NODE_NAME", pod)
             .env("VSECM_NODE_AGENT_SOCKET", self.at("node-agent.sock"))
@@ -140,7 +140,7 @@ fn ask_like_the_kubelet(socket: &Path) -> u8 {
     let mut block = b"\x83\x86".to_vec();
     for (field, value) in [
         (&b"\x44"[..], "/pluginregistration.Registration/GetInfo"),
-        (b"\x41", "%2Fvar%2Flib%2Fkubelet%2Fplugins_registry%2Fcsi.vsecm.com-reg.sock"),
+        (b"\x41", "%2Fvar%2Flib%2Fkubelet%2Fplugins_registry%2Fnode@csi.vsecm.com-reg.sock"),
         (b"\x5f", "application/grpc"),
         (b"\x40\x02te", "trailers"),
     ] {
@@ -167,7 +167,7 @@ fn ask_like_the_kubelet(socket: &Path) -> u8 {
 }
 
 async fn register(node: &Node, plugin_registered: bool, error: &str) {
-    let mut kubelet = Registration::new(dial(&node.at("reg.sock")).await);
+    let mut kubelet = Registration::new(dial(&node.at("node@csi.vsecm.com-reg.sock")).await);
     let info = kubelet.get_info(InfoRequest {}).await.unwrap().into_inner();
     assert_eq!((info.name.as_str(), info.endpoint.into()), ("csi.vsecm.com", node.at("csi.sock")));
     let status = RegistrationStatus { plugin_registered, error: error.to_owned() };
@@ -184,9 +184,11 @@ async fn one_pod_serves_and_the_next_takes_over_when_it_dies() {
     assert_eq!(node.probe("a", "ready"), (false, starting.to_owned()));
     assert!(!node.at("csi.sock").exists(), "nothing is bound before the volumes are there");
     let (_, _keeper) = node.keeper();
-    until("the registration socket", || node.at("reg.sock").exists().then_some(()));
+    until("the registration socket", || {
+        node.at("node@csi.vsecm.com-reg.sock").exists().then_some(())
+    });
 
-    assert_eq!(ask_like_the_kubelet(&node.at("reg.sock")), 1);
+    assert_eq!(ask_like_the_kubelet(&node.at("node@csi.vsecm.com-reg.sock")), 1);
     let waiting = "not ready: not registered: the kubelet has not come yet";
     assert_eq!(node.probe("a", "ready"), (false, waiting.to_owned()));
     register(&node, false, "no such plugin").await;
@@ -213,7 +215,7 @@ async fn one_pod_serves_and_the_next_takes_over_when_it_dies() {
 
     second.signal(Signal::SIGTERM);
     assert_eq!(second.ended(), Some(0));
-    assert!(!node.at("csi.sock").exists() && !node.at("reg.sock").exists());
+    assert!(!node.at("csi.sock").exists() && !node.at("node@csi.vsecm.com-reg.sock").exists());
     assert!(!node.probe("b", "live").0, "nobody answers");
 }
 

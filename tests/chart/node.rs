@@ -32,7 +32,7 @@ fn only_csi_sees_the_kubelets_folders() {
     assert_eq!(env(csi, "VSECM_KUBELET_DIR"), "/var/snap/kubelet");
     let socket = "unix:///var/snap/kubelet/plugins/csi.vsecm.com/csi.sock";
     assert_eq!(env(csi, "CSI_ENDPOINT"), socket);
-    let registration = "/var/snap/kubelet/plugins_registry/csi.vsecm.com-reg.sock";
+    let registration = "/var/snap/kubelet/plugins_registry/node@csi.vsecm.com-reg.sock";
     assert_eq!(env(csi, "VSECM_CSI_REGISTRATION_SOCKET"), registration);
     let others = containers(pod).filter(|c| c["name"] != "csi");
     for one in others {
