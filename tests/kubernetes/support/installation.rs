@@ -14,13 +14,9 @@ use super::{
 /// The driver.
 pub(crate) const DRIVER: &str = "csi.vsecm.com";
 
-/// The workloads, as `kubectl rollout` names them.
-pub(crate) const WORKLOADS: [&str; 4] = [
-    "statefulset/vsecm-safe",
-    "deployment/vsecm-sentinel",
-    "daemonset/vsecm-keeper",
-    "daemonset/vsecm-node",
-];
+/// The workloads that `kubectl rollout` knows; keeper is replaced by hand.
+const WORKLOADS: [&str; 3] =
+    ["statefulset/vsecm-safe", "deployment/vsecm-sentinel", "daemonset/vsecm-node"];
 
 /// Long enough for SPIRE's first start and the images' unpacking on two cores.
 const ROLLOUT: Duration = Duration::from_mins(3);
@@ -49,6 +45,12 @@ pub(crate) fn ready() {
     for workload in WORKLOADS {
         system.rolled_out(workload, ROLLOUT);
     }
+    let every = |object: &Value| {
+        let status = &object["status"];
+        let (wanted, ready) = (&status["desiredNumberScheduled"], &status["numberReady"]);
+        if wanted != 0 && wanted == ready { Ok(()) } else { Err(status.to_string()) }
+    };
+    system.wait(("daemonset", "vsecm-keeper"), "ready on every node", ROLLOUT, every);
     for node in node::names() {
         registered(&node);
     }
