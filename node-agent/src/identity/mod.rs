@@ -9,6 +9,7 @@ use vsecm_safe_api::role::{IdPattern, NamePattern};
 
 use crate::snapshot::SnapshotKey;
 
+mod offer;
 pub mod own;
 pub mod spire;
 mod trouble;

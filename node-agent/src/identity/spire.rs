@@ -8,10 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use spiffe::{
-    X509Svid,
-    transport::{Endpoint, connect},
-};
+use spiffe::transport::{Endpoint, connect};
 use spire_api::pb::spire::api::{
     agent::delegatedidentity::v1::{
         SubscribeToX509sviDsRequest, SubscribeToX509sviDsResponse,
@@ -24,11 +21,14 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tonic::{Status, Streaming};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use vsecm_node_agent_api::volume::PodRef;
 use vsecm_safe_api::client::chain;
 
-use super::{Chooser, Identity, Issue, Past, PodIdentity, Standing, Trouble};
+use super::{
+    Chooser, Identity, Issue, Past, PodIdentity, Standing, Trouble,
+    offer::{Offer, parse},
+};
 use crate::backoff::Backoff;
 
 /// An empty first message of a new stream is no withdrawal before this time is over: a SPIRE agent
@@ -141,23 +141,34 @@ impl Follower {
                 () = self.sender.closed() => return,
                 ended = self.stream(&mut backoff) => ended,
             };
-            let reason = chain(&ended);
-            warn!(pod = %self.pod.name, namespace = %self.pod.namespace, reason = &*reason, "the stream of identities broke, and is opened again");
-            self.sender.send_modify(|standing| {
-                let since = standing.trouble.as_ref().and_then(Trouble::since);
-                let since = since.unwrap_or_else(SystemTime::now);
-                standing.trouble = Some(match &ended {
-                    StreamError::Status(status) => Trouble::of_status(status, since),
-                    StreamError::Connect(_) | StreamError::Ended => {
-                        Trouble::Unreachable { since, reason }
-                    }
-                });
-            });
+            self.broke(&ended);
             tokio::select! {
                 () = self.sender.closed() => return,
                 () = tokio::time::sleep(backoff.pause()) => {}
             }
         }
+    }
+
+    /// Says it once: an agent that is away for long breaks the streams of all pods of the node
+    /// again and again.
+    fn broke(&self, ended: &StreamError) {
+        let reason = chain(ended);
+        self.sender.send_modify(|standing| {
+            let before = standing.trouble.take();
+            let since = before.as_ref().and_then(Trouble::since).unwrap_or_else(SystemTime::now);
+            let trouble = match ended {
+                StreamError::Status(status) => Trouble::of_status(status, since),
+                StreamError::Connect(_) | StreamError::Ended => {
+                    Trouble::Unreachable { since, reason: reason.clone() }
+                }
+            };
+            if before.is_none_or(|before| before.wait() != trouble.wait()) {
+                warn!(pod = %self.pod.name, namespace = %self.pod.namespace, reason, "the stream of identities broke, and is opened until it holds");
+            } else {
+                debug!(pod = %self.pod.name, namespace = %self.pod.namespace, reason, "the stream of identities broke again");
+            }
+            standing.trouble = Some(trouble);
+        });
     }
 
     async fn stream(&self, backoff: &mut Backoff) -> StreamError {
@@ -256,33 +267,6 @@ impl Follower {
             was_issued
         });
     }
-}
-
-struct Offer {
-    svid: Arc<X509Svid>,
-    expires: SystemTime,
-}
-
-fn parse(message: &SubscribeToX509sviDsResponse, pod: &PodRef) -> Vec<Offer> {
-    let offer =
-        |with_key: &spire_api::pb::spire::api::agent::delegatedidentity::v1::X509svidWithKey| {
-            let svid = with_key.x509_svid.as_ref()?;
-            let chain: Vec<u8> = svid.cert_chain.concat();
-            let hint = (!svid.hint.is_empty()).then(|| Arc::from(svid.hint.as_str()));
-            let parsed = X509Svid::parse_from_der_with_hint(&chain, &with_key.x509_svid_key, hint);
-            match parsed {
-                Ok(parsed) => Some(Offer {
-                    svid: Arc::new(parsed),
-                    expires: SystemTime::UNIX_EPOCH
-                        + Duration::from_secs(u64::try_from(svid.expires_at).unwrap_or_default()),
-                }),
-                Err(error) => {
-                    warn!(pod = %pod.name, namespace = %pod.namespace, %error, "an identity is not understood");
-                    None
-                }
-            }
-        };
-    message.x509_svids.iter().filter_map(offer).collect()
 }
 
 #[cfg(test)]

@@ -86,7 +86,9 @@ impl Watch {
                 *locked(&self.channel) = None;
                 if let Some(ended) = self.last_expiry() {
                     let reason = format!("it ended at {}", moment(ended));
-                    warn!(secret = %self.key.secret, reason, "SPIRE renews no identity that may read the secret");
+                    if self.suffers_from() != Some(TroubleKind::IdentityExpired) {
+                        warn!(secret = %self.key.secret, reason, "SPIRE renews no identity that may read the secret");
+                    }
                     self.trouble(TroubleKind::IdentityExpired, reason);
                 }
                 self.members_changed.notified().await;
@@ -99,6 +101,10 @@ impl Watch {
                 sleep(backoff.pause()).await;
             }
         }
+    }
+
+    fn suffers_from(&self) -> Option<TroubleKind> {
+        self.feed.borrow().trouble.as_ref().map(|trouble| trouble.kind)
     }
 
     fn trouble(&self, kind: TroubleKind, reason: String) {
