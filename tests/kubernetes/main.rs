@@ -24,6 +24,8 @@ mod s03_a_rotation_reaches_every_node;
 mod s04_pods_use_the_volume_in_every_way;
 mod s05_namespaces_are_apart;
 mod s06_a_pod_deleted_while_waiting_leaves_nothing;
+mod s07_pods_outlive_every_death;
+mod s08_a_node_has_its_own_pods_alone;
 mod s14_forged_requests_are_refused;
 mod s15_the_csidriver_object_is_watched;
 mod s16_a_static_pod_claims_nothing;

@@ -3,6 +3,9 @@
 #![expect(dead_code, reason = "stories that use the rest are being written")]
 
 pub(crate) mod artefacts;
+#[path = "../../stories/support/attacker.rs"]
+#[expect(dead_code, reason = "the stories without Kubernetes use the rest")]
+pub(crate) mod attacker;
 pub(crate) mod awaiting;
 pub(crate) mod container;
 pub(crate) mod created;
@@ -12,9 +15,11 @@ pub(crate) mod installation;
 pub(crate) mod kubectl;
 pub(crate) mod metrics;
 pub(crate) mod node;
+pub(crate) mod part;
 pub(crate) mod pod;
 pub(crate) mod program;
 pub(crate) mod proto;
 pub(crate) mod reader;
 pub(crate) mod secret;
 pub(crate) mod story;
+pub(crate) mod taken;

@@ -124,7 +124,7 @@ impl StaticPod {
 }
 
 /// Ids of all processes of this machine, which has the nodes' processes too.
-fn pids() -> Vec<String> {
+pub(crate) fn pids() -> Vec<String> {
     let entries = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| name.bytes().all(|b| b.is_ascii_digit())).collect()
