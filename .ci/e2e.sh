@@ -63,6 +63,7 @@ export VSECM_E2E_TAG=e2e
 finish() {
   local status=$?
   trap - EXIT
+  trap '' INT TERM # make hands on what its group has got already: twice must not end the clean-up
   if [ -z "${E2E_KUBECONFIG:-}" ]; then
     if [ $status != 0 ]; then tests/cluster/cluster logs target/e2e/cluster || true; fi
     tests/cluster/cluster down || status=1
@@ -72,11 +73,14 @@ finish() {
   exit $status
 }
 
+# a signal without a trap of its own would leave the status of a success
+trap 'exit 130' INT
+trap 'exit 143' TERM
 if [ -n "${E2E_KUBECONFIG:-}" ]; then
   trap finish EXIT
   export KUBECONFIG=$E2E_KUBECONFIG VSECM_E2E_REGISTRY=$E2E_REGISTRY
   step "pushing to $E2E_REGISTRY"
-  push() { REGISTRY=$E2E_REGISTRY TAG=$1 .ci/push.sh "${@:2}" 2>/dev/null; }
+  push() { REGISTRY=$E2E_REGISTRY TAG=$1 .ci/push.sh "${@:2}"; }
   tests/cluster/spire archives >/dev/null
   push e2e "$images"/*.tar
   push 1.13.3 "$BIN/spire-server.tar" "$BIN/spire-agent.tar"
