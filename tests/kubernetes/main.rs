@@ -32,4 +32,8 @@ mod s16_a_static_pod_claims_nothing;
 mod s17_csi_has_no_network;
 mod s18_custody_passes_pod_security;
 mod s19_the_startup_taint_goes;
+mod s21_spire_comes_late;
+mod s22_spires_server_is_down_for_long;
+mod s23_identities_are_withdrawn;
+mod s24_identities_change;
 mod support;

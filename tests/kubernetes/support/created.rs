@@ -132,6 +132,12 @@ impl Created {
         self.kubectl.logs(&self.name, container, super::kubectl::Run::Present).ok()
     }
 
+    /// The same; empty while the container has not started.
+    #[track_caller]
+    pub(crate) fn try_log(&self, container: &str) -> String {
+        self.kubectl.logs(&self.name, container, super::kubectl::Run::Present).stdout
+    }
+
     fn status(&self, container: &str) -> Value {
         let object = self.object().unwrap_or_default();
         let statuses = object["status"]["containerStatuses"].as_array().cloned();

@@ -54,6 +54,13 @@ pub(crate) fn upgrade(sets: &[&str]) -> Output {
     with_values(helm("upgrade"), sets).run()
 }
 
+/// `helm upgrade --install` that waits for nothing: for values that cannot work.
+#[track_caller]
+pub(crate) fn put(sets: &[&str]) -> Output {
+    let program = helm("upgrade").args(["--install", "--create-namespace"]);
+    with_values(program, sets).arg("--wait=false").run()
+}
+
 /// What `helm template` renders, with values of the story's own.
 #[track_caller]
 pub(crate) fn rendered(sets: &[&str]) -> Vec<Value> {

@@ -18,10 +18,20 @@ pub(crate) fn of(pod: &str) -> Result<String, String> {
 /// Waits until node-agent of a node counts so many volumes that wait for a reason.
 #[track_caller]
 pub(crate) fn counts_waiting(node: &str, reason: &str, count: u64) {
-    let series = format!("vsecm_node_agent_waiting{{reason=\"{reason}\"}}");
+    counts(node, &format!("vsecm_node_agent_waiting{{reason=\"{reason}\"}}"), count);
+}
+
+/// Waits until it counts so many volumes that are there and get no news for a reason.
+#[track_caller]
+pub(crate) fn counts_stale(node: &str, reason: &str, count: u64) {
+    counts(node, &format!("vsecm_node_agent_stale{{reason=\"{reason}\"}}"), count);
+}
+
+#[track_caller]
+fn counts(node: &str, series: &str, count: u64) {
     awaiting::value(&format!("{series} {count} on {node}"), SOON, || {
         let metrics = of(&installation::pod_on("vsecm-node", node))?;
-        let seen = value(&metrics, &series).ok_or_else(|| format!("no {series}: {metrics}"))?;
+        let seen = value(&metrics, series).ok_or_else(|| format!("no {series}: {metrics}"))?;
         if seen == count { Ok(()) } else { Err(format!("{seen}")) }
     });
 }

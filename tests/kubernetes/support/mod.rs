@@ -7,14 +7,17 @@ pub(crate) mod artefacts;
 #[expect(dead_code, reason = "the stories without Kubernetes use the rest")]
 pub(crate) mod attacker;
 pub(crate) mod awaiting;
+pub(crate) mod complaint;
 pub(crate) mod container;
 pub(crate) mod created;
 pub(crate) mod driver;
 pub(crate) mod helm;
+pub(crate) mod identity;
 pub(crate) mod installation;
 pub(crate) mod kubectl;
 pub(crate) mod metrics;
 pub(crate) mod node;
+pub(crate) mod outage;
 pub(crate) mod part;
 pub(crate) mod pod;
 pub(crate) mod program;
