@@ -60,7 +60,7 @@ fn malformed(victim: &str) -> Vec<(Change, &'static str)> {
         (set("layuot", CANARY), "layuot"),
         (set("mode", CANARY), "mode"),
         (Box::new(flags), "readOnly"),
-        (Box::new(outside), "/etc/vsecm"),
+        (Box::new(outside), "is not below"),
         (Box::new(upwards), "target path"),
     ]
 }
