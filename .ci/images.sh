@@ -23,8 +23,10 @@ if ! [ -x "$busybox" ] || readelf -l "$busybox" 2>/dev/null | grep -q INTERP; th
   echo "images: sentinel's image has a shell and needs a static busybox (Debian: apt-get install busybox-static)" >&2; exit 1
 fi
 
-cargo build --locked "${flags[@]}" --target $TARGET \
-  --config "target.$TARGET.rustflags=[\"-C\",\"target-feature=+crt-static\"]" \
+# no tables for unwinding: a panic aborts, and stripped binaries have no names to print
+rustflags='["-C","target-feature=+crt-static","-C","force-unwind-tables=no"]'
+[ "$PROFILE" = release ] || rustflags='["-C","target-feature=+crt-static"]'
+cargo build --locked "${flags[@]}" --target $TARGET --config "target.$TARGET.rustflags=$rustflags" \
   -p vsecm-safe -p vsecm-sentinel -p vsecm-node-agent -p vsecm-csi --bins
 mkdir -p "$out"
 
