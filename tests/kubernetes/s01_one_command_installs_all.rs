@@ -6,7 +6,7 @@ use std::io::Write as _;
 use crate::support::{
     helm::{self, SYSTEM},
     installation,
-    kubectl::{Kubectl, text},
+    kubectl::Kubectl,
     node,
     story::Story,
 };
@@ -55,9 +55,9 @@ fn one_helm_install_brings_everything() {
 
     let subject = |name: &str| format!("system:serviceaccount:{SYSTEM}:{name}");
     let key = "secrets/vsecm-root-key";
-    let root_key = system.get("secret", "vsecm-root-key").expect("safe made its root key");
-    let managers = root_key["metadata"]["managedFields"].as_array().expect("managed fields");
-    assert!(managers.iter().all(|by| text(&by["manager"]) != "helm"), "the chart rendered the key");
+    let managers = "--output=jsonpath={.metadata.managedFields[*].manager}";
+    let shown = ["get", "secret", "vsecm-root-key", "--show-managed-fields", managers];
+    assert_eq!(system.run(shown).ok(), "vsecm-safe", "who made the root key");
     assert!(system.can(&subject("vsecm-safe"), "get", key));
     for name in OTHERS {
         for verb in ["get", "list", "watch", "update", "patch", "delete"] {

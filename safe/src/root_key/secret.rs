@@ -127,7 +127,7 @@ impl KeySecret {
             data: Some(BTreeMap::from([(ITEM.to_owned(), bytes(key))])),
             ..Secret::default()
         };
-        let how = PostParams::default();
+        let how = by_safe();
         let created = timeout(TIMEOUT, self.secrets.create(&how, &secret)).await;
         wipe(&mut secret);
         self.written("create", created)
@@ -139,7 +139,7 @@ impl KeySecret {
         let Some(secret) = &stored.0 else { return Ok(Written::Overtaken) };
         let mut filled = secret.clone();
         filled.data.get_or_insert_default().insert(ITEM.to_owned(), bytes(key));
-        let how = PostParams::default();
+        let how = by_safe();
         let replaced = timeout(TIMEOUT, self.secrets.replace(&self.name, &how, &filled)).await;
         wipe(&mut filled);
         self.written("update", replaced)
@@ -180,6 +180,11 @@ impl KeySecret {
         let reason = format!("no answer within {TIMEOUT:?}");
         SecretError::Unreachable { verb, place: self.place(), reason }
     }
+}
+
+/// The object says who wrote it.
+fn by_safe() -> PostParams {
+    PostParams { field_manager: Some("vsecm-safe".to_owned()), ..PostParams::default() }
 }
 
 fn owned<V: Into<String>, const N: usize>(of: [(&str, V); N]) -> BTreeMap<String, String> {
