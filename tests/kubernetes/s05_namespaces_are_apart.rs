@@ -1,4 +1,5 @@
-//! The same name in two namespaces is two secrets; a pod without identity gets none and says why.
+//! The same name in two namespaces is two secrets; a pod without identity gets none, says why,
+//! and goes on once it has one.
 
 use crate::support::{awaiting::SOON, pod::Pod, story::Story};
 
@@ -26,4 +27,7 @@ fn one_name_in_two_namespaces_is_two_secrets() {
     assert!(sentence.contains(&wanted), "{sentence}");
     assert!(sentence.contains("vsecm.com/workload"), "what it needs is not said: {sentence}");
     assert!(!stranger.has_started());
+    story.kubectl().run(["label", "pod", stranger.name(), "vsecm.com/workload=db"]).ok();
+    stranger.ready(SOON);
+    assert_eq!(stranger.read("secrets.json"), "value of here");
 }
