@@ -183,9 +183,7 @@ fn a_crashed_container_starts_again_when_nobody_else_is_there() {
     node.kill("kubelet");
     node_agents_server_dies(name);
     for pod in [&reading.pod, &deleted] {
-        let id = pod.container_id("main");
-        let first = node::processes_of(&id)[0];
-        part::end(first);
+        part::end_container(&pod.container_id("main"));
     }
     node.start("kubelet");
     for pod in [&reading.pod, &deleted] {

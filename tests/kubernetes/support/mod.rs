@@ -23,6 +23,7 @@ pub(crate) mod pod;
 pub(crate) mod program;
 pub(crate) mod proto;
 pub(crate) mod reader;
+pub(crate) mod search;
 pub(crate) mod secret;
 pub(crate) mod story;
 pub(crate) mod taken;

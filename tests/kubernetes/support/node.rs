@@ -35,6 +35,13 @@ pub(crate) fn all(story: &str) -> Option<Vec<Node>> {
     Some(names().into_iter().map(|name| Node { name, script: script.clone() }).collect())
 }
 
+/// The folder of the project's own cluster on this machine.
+#[track_caller]
+pub(crate) fn state() -> PathBuf {
+    let script = env::var("VSECM_CLUSTER").expect("only for who has the nodes");
+    PathBuf::from(Program::new(&script).arg("state").run().ok().trim())
+}
+
 impl Node {
     pub(crate) fn name(&self) -> &str {
         &self.name
@@ -86,8 +93,7 @@ impl Node {
     /// A static pod of the node, to be written.
     #[track_caller]
     pub(crate) fn static_pod(&self, name: &str) -> StaticPod {
-        let state = Program::new(&self.script).arg("state").run().ok();
-        let folder = PathBuf::from(state.trim()).join(&self.name).join("manifests");
+        let folder = state().join(&self.name).join("manifests");
         StaticPod { path: folder.join(format!("{name}.json")) }
     }
 

@@ -68,12 +68,7 @@ impl Part {
     pub(crate) fn dies(self, node: Option<&str>) {
         let pod = self.pod(node);
         let before = pod.restarts(self.container);
-        let pids = self.processes(node);
-        assert!(!pids.is_empty(), "{self:?} does not run");
-        // the first one ends the others with it
-        for pid in pids.iter().take(1) {
-            end(*pid);
-        }
+        end_container(&pod.container_id(self.container));
         awaiting::until(
             &format!("another run of {}", self.container),
             SOON,
@@ -102,6 +97,23 @@ pub(crate) fn node_agents_server_dies(node: &str) {
     );
     let after = NODE_AGENT.pod(Some(node)).restarts(NODE_AGENT.container);
     assert_eq!(after, restarts, "the supervisor went with its server");
+}
+
+/// kill -9 for a container's first process, with which all others end. Numbers do not tell which
+/// it is: they begin anew.
+#[track_caller]
+pub(crate) fn end_container(id: &str) {
+    let pids = processes_of(id);
+    let parent = |pid: i32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).map(str::trim);
+        parent.and_then(|parent| parent.parse::<i32>().ok())
+    };
+    let is_first = |pid: &&i32| parent(**pid).is_some_and(|parent| !pids.contains(&parent));
+    let firsts: Vec<_> = pids.iter().filter(is_first).copied().collect();
+    // a probe that runs just now is a child of the runtime too
+    let first = firsts.iter().find(|pid| command(**pid).is_some_and(|c| !c.contains(" probe ")));
+    end(*first.unwrap_or_else(|| panic!("container {id} does not run: {pids:?}")));
 }
 
 /// kill -9.
