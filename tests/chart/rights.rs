@@ -45,6 +45,17 @@ fn the_node_agent_watches_its_driver_object_and_nothing_else() {
 }
 
 #[test]
+fn spires_agents_may_not_exec_by_way_of_the_kubelet() {
+    let resources = |sets: &[&str]| {
+        rules(&render(sets), "ClusterRole", "vsecm-spire-agent")[0]["resources"].clone()
+    };
+    assert_eq!(resources(&[]), serde_json::json!(["nodes/pods"]));
+    // kubelets before 1.33 ask for nothing finer
+    let old = resources(&["spire.agent.kubelet.right=nodes/proxy"]);
+    assert_eq!(old, serde_json::json!(["nodes/proxy"]));
+}
+
+#[test]
 fn every_subject_is_an_account_of_this_release() {
     let rendered = render(&["node.startupTaint=true", "node.namespace=vsecm-nodes"]);
     for kind in ["RoleBinding", "ClusterRoleBinding"] {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{CHART, refusal};
+use crate::support::{CHART, container, env, refusal, render};
 
 /// Refused before the registry is asked for.
 #[track_caller]
@@ -63,9 +63,40 @@ fn values_that_cannot_work_are_refused() {
         "safe.data.accessMode=ReadWriteMany",
         "volumeDefaults.layout=canary",
         "volumeEnforced.mode=rw",
+        // what would break out of its place in a manifest or a configuration
+        "trustDomain=a\"b",
+        "trustDomain=a\nb",
+        "kubeletDir=/a\"b",
+        "kubeletDir=/a b",
+        "node.namespace=a b",
+        "spire.className=a: b",
+        "spire.adminSocketName=a\"b",
+        "spire.agent.image=a\nb",
+        "safe.priorityClassName=a: b",
+        "image.pullSecrets={a b}",
+        // what the kubelet would refuse only on each node
+        "image.registry=https://registry.example.com",
+        "image.registry=registry.example.com/",
+        "image.tag=a b",
     ] {
         refused(set);
     }
+}
+
+#[test]
+fn text_that_looks_like_a_number_stays_text() {
+    // a namespace may be called 1e3, a cluster true; and Helm takes 1000000 in a file for a float
+    let rendered = render(&["node.namespace=1e3", "spire.className=0x1", "safe.env.NO=1000000"]);
+    for object in rendered.all() {
+        let namespace = &object["metadata"]["namespace"];
+        assert!(namespace.is_null() || namespace.is_string(), "{}", object["metadata"]);
+    }
+    let identity = rendered.get("ClusterSPIFFEID", "vsecm-node");
+    assert_eq!(identity["spec"]["className"], "0x1");
+    let named =
+        &identity["spec"]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"];
+    assert_eq!(named, "1e3");
+    assert_eq!(env(container(rendered.pod("StatefulSet", "vsecm-safe"), "safe"), "NO"), "1000000");
 }
 
 /// Objects of the schema that take any key.

@@ -33,10 +33,10 @@ spireControllerManager: 61011
 {{- define "vsecm.labels" -}}
 app.kubernetes.io/name: {{ .name }}
 app.kubernetes.io/part-of: vsecm
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | replace "+" "_" | quote }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "vsecm.selector" -}}
@@ -49,10 +49,8 @@ app.kubernetes.io/part-of: vsecm
 labels:
   {{- include "vsecm.labels" . | nindent 2 }}
 annotations:
-  kubectl.kubernetes.io/default-container: {{ .container | default .name }}
-  {{- with merge (dict) .workload.podAnnotations (.annotations | default dict) }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- $default := dict "kubectl.kubernetes.io/default-container" (.container | default .name) }}
+  {{- merge (dict) (.annotations | default dict) .workload.podAnnotations $default | toYaml | nindent 2 }}
 {{- end }}
 
 {{/* where a pod runs and how its images are pulled: dict root, workload, custody (true or false) */}}
@@ -61,11 +59,11 @@ annotations:
 {{- with $names }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- with .workload.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- $selector := .workload.nodeSelector }}
 {{- if .custody }}{{ $selector = merge (dict) .root.Values.custody.nodeSelector $selector }}{{ end }}
@@ -92,10 +90,10 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* environment variables from a map */}}
+{{/* environment variables from a map; a number by way of JSON, as a large one would be 1e+06 */}}
 {{- define "vsecm.env" -}}
 {{- range $name, $value := . }}
-- {name: {{ $name }}, value: {{ $value | quote }}}
+- {name: {{ $name | quote }}, value: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}}
 {{- end }}
 {{- end }}
 
@@ -145,8 +143,13 @@ seLinuxOptions: {type: spc_t}
 {{- end }}
 
 {{- define "vsecm.httpProbes" -}}
-livenessProbe: {httpGet: {path: /, port: liveness}, periodSeconds: 10, failureThreshold: 6}
-readinessProbe: {httpGet: {path: /, port: readiness}, periodSeconds: 2, failureThreshold: 2}
+livenessProbe: {httpGet: {path: /, port: liveness}, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 6}
+readinessProbe: {httpGet: {path: /, port: readiness}, periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 2}
+{{- end }}
+
+{{/* Go collects more eagerly as it nears its limit, instead of being killed there. */}}
+{{- define "vsecm.goMemoryEnv" -}}
+- {name: GOMEMLIMIT, valueFrom: {resourceFieldRef: {resource: limits.memory}}}
 {{- end }}
 
 {{/* Folders are mounted, never socket files: SPIRE makes its sockets anew. */}}
@@ -182,9 +185,9 @@ readinessProbe: {httpGet: {path: /, port: readiness}, periodSeconds: 2, failureT
   spec:
     accessModes: [{{ .data.accessMode }}]
     {{- with .data.storageClass }}
-    storageClassName: {{ . }}
+    storageClassName: {{ . | quote }}
     {{- end }}
-    resources: {requests: {storage: {{ .data.size }}}}
+    resources: {requests: {storage: {{ .data.size | quote }}}}
 {{- end }}
 
 {{/* a service account without a token of its own: dict root, name, namespace */}}
@@ -193,7 +196,7 @@ apiVersion: v1
 kind: ServiceAccount
 metadata:
   name: {{ .name }}
-  namespace: {{ .namespace | default .root.Release.Namespace }}
+  namespace: {{ .namespace | default .root.Release.Namespace | quote }}
   labels:
     {{- include "vsecm.labels" . | nindent 4 }}
 automountServiceAccountToken: false

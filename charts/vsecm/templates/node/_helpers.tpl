@@ -23,8 +23,9 @@ livenessProbe:
   timeoutSeconds: 5
   failureThreshold: 6
 readinessProbe:
+  # each costs the node a process of the container runtime, twice a pod, for ever
   exec: {command: [{{ . }}, probe, ready]}
-  periodSeconds: 2
+  periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 2
 {{- end }}
