@@ -26,6 +26,15 @@ filters=("$@")
 [ -z "${E2E_KUBECONFIG:-}" ] || [ -n "${E2E_REGISTRY:-}" ] || die "E2E_KUBECONFIG needs E2E_REGISTRY, where that cluster pulls from"
 [ -n "${E2E_KUBECONFIG:-}" ] || [ "$(id -u)" = 0 ] || die "a cluster of its own needs root; or E2E_KUBECONFIG and E2E_REGISTRY"
 
+# A cluster that is up is somebody's, and the end of this script would take it down. Whoever holds the lock uses it; the
+# processes of the cluster must not inherit it (9>&-).
+if [ -z "${E2E_KUBECONFIG:-}" ]; then
+  mkdir -p /var/lib/vsecm-cluster
+  exec 9>"/var/lib/vsecm-cluster/$CLUSTER_ID.lock"
+  flock --nonblock 9 || die "another run of the stories uses cluster $CLUSTER_ID; CLUSTER_ID=1 (0 to 9) chooses another one"
+  ! tests/cluster/cluster running || die "cluster $CLUSTER_ID is up: end it (CLUSTER_ID=$CLUSTER_ID make cluster-down), or choose another by CLUSTER_ID"
+fi
+
 packages() { # what is missing, as Debian calls it
   local want=(gcc:gcc python3:python3 busybox:busybox-static) one
   [ -n "${E2E_KUBECONFIG:-}" ] || want+=(containerd:containerd runc:runc iptables:iptables conntrack:conntrack openssl:openssl
@@ -93,11 +102,11 @@ if [ -n "${E2E_KUBECONFIG:-}" ]; then
 else
   step "cluster $CLUSTER_ID"
   trap finish EXIT
-  tests/cluster/cluster up 2
+  tests/cluster/cluster up 2 9>&-
   tests/cluster/cluster load "$images"/*.tar
   tests/cluster/spire images
   eval "$(tests/cluster/cluster env)"
   export VSECM_E2E_REGISTRY=registry.local VSECM_CLUSTER=$PWD/tests/cluster/cluster
 fi
 step "stories"
-"${stories[@]}" -- --test-threads=1 "${flags[@]}" "${filters[@]}"
+"${stories[@]}" -- --test-threads=1 "${flags[@]}" "${filters[@]}" 9>&-
