@@ -7,12 +7,12 @@ RUN apt-get update && apt-get install -y --no-install-recommends busybox-static 
 WORKDIR /src
 COPY . .
 RUN cargo build --locked --release --target x86_64-unknown-linux-gnu \
-      --config 'target.x86_64-unknown-linux-gnu.rustflags=["-C","target-feature=+crt-static"]' \
+      --config 'target.x86_64-unknown-linux-gnu.rustflags=["-C","target-feature=+crt-static","-C","force-unwind-tables=no"]' \
       -p vsecm-safe -p vsecm-sentinel -p vsecm-node-agent -p vsecm-csi --bins \
- && mkdir -p /out/bin && cd target/x86_64-unknown-linux-gnu/release \
+ && mkdir -p -m 1777 /out/sentinel/tmp && mkdir -p /out/sentinel/bin && cd target/x86_64-unknown-linux-gnu/release \
  && cp vsecm-safe vsecm-node-agent vsecm-csi vsecm-keeper /out/ \
- && cp safe vsecm-sentinel /bin/busybox /out/bin/ \
- && for command in $(busybox --list); do [ "$command" = busybox ] || ln -s busybox "/out/bin/$command"; done
+ && cp safe vsecm-sentinel /bin/busybox /out/sentinel/bin/ \
+ && for command in $(busybox --list); do [ "$command" = busybox ] || ln -s busybox "/out/sentinel/bin/$command"; done
 
 FROM scratch AS vsecm-safe
 COPY --from=build /out/vsecm-safe /vsecm-safe
@@ -20,7 +20,7 @@ USER 61001:61001
 ENTRYPOINT ["/vsecm-safe"]
 
 FROM scratch AS vsecm-sentinel
-COPY --from=build /out/bin /bin
+COPY --from=build /out/sentinel /
 USER 61002:61002
 ENTRYPOINT ["/bin/vsecm-sentinel"]
 
