@@ -13,6 +13,9 @@ use std::{
 use vsecm_safe_api::value::{SecretValue, VALUE_LIMIT};
 use zeroize::Zeroizing;
 
+/// No more than this is taken of an input that is too long: one without end is not waited for.
+const DISCARDED: usize = 1 << 30;
+
 /// Why there is no value. No error has a byte of it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
@@ -96,7 +99,11 @@ impl Source {
                 let failed = |source| InputError::Read { from: "stdin".to_owned(), source };
                 // std's Stdin would keep a copy in its buffer
                 let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
-                let bytes = read_bounded(File::from(stdin)).map_err(failed)?;
+                let mut stdin = File::from(stdin);
+                let bytes = read_bounded(&mut stdin).map_err(failed)?;
+                if bytes.len() > VALUE_LIMIT {
+                    discard(stdin).map_err(failed)?;
+                }
                 value(bytes, || InputError::NothingCame)
             }
             Self::File(path) => {
@@ -130,6 +137,18 @@ fn read_bounded(from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 1));
     from.take(limit as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Takes what is left of an input that is too long: kubectl exec neither ends nor shows what was
+/// said of it before somebody has.
+fn discard(mut from: impl Read) -> io::Result<()> {
+    let mut bytes = Zeroizing::new([0; 1 << 14]);
+    for _ in 0..DISCARDED / bytes.len() {
+        if from.read(&mut *bytes)? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn value(
@@ -168,6 +187,15 @@ mod tests {
     fn bytes_are_taken_as_they_are() {
         let (_file, source) = file(b"\xff\0 line\r\n\n");
         assert_eq!(source.read().unwrap().expose(), b"\xff\0 line\r\n\n");
+    }
+
+    #[test]
+    fn what_is_too_long_is_taken_to_its_end() {
+        let mut input: &[u8] = &vec![b'x'; 3 << 20];
+        assert!(read_bounded(&mut input).unwrap().len() > VALUE_LIMIT);
+        discard(&mut input).unwrap();
+        assert!(input.is_empty());
+        discard(io::repeat(b'x')).expect("one without end is left");
     }
 
     #[test]
