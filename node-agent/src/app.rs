@@ -11,10 +11,7 @@ use tokio::{
 };
 use tracing::{error, info};
 use vsecm_node_agent_api::turn::Turn;
-use vsecm_safe_api::{
-    client::chain,
-    probe::{self, Probes},
-};
+use vsecm_safe_api::client::chain;
 
 use crate::{
     args::Settings,
@@ -101,7 +98,7 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
     let sources =
         metrics::Sources { volumes: Arc::clone(&volumes), own, driver, stage: stage.subscribe() };
     let registry = metrics::registry(sources, publish_times);
-    let _probes = probes(settings, health, registry).await?;
+    tokio::spawn(health.answer_probes(settings.ports, registry));
     let serving = async {
         let _turn = turn(settings).await?;
         stage.send_replace(Stage::Recovering);
@@ -125,20 +122,6 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
             Ok(())
         }
     }
-}
-
-async fn probes(
-    settings: &Settings,
-    health: Health,
-    registry: probe::prometheus_client::registry::Registry,
-) -> anyhow::Result<Probes> {
-    let (told, state) = watch::channel(health.readiness());
-    tokio::spawn(health.tell(told));
-    let ports = settings.ports;
-    let metrics = Some(Arc::new(registry));
-    probe::serve(ports.liveness_port, ports.readiness_port, state, metrics)
-        .await
-        .context("cannot answer probes")
 }
 
 /// The right to serve this node; none is needed where there is no lock.

@@ -2,16 +2,19 @@
 //!
 //! Never Safe, never a mount: a node that waits for Safe does what it can.
 
-use std::time::Duration;
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
-use vsecm_safe_api::probe::Readiness;
+use vsecm_safe_api::probe::{self, Probes, Readiness, prometheus_client::registry::Registry};
 
-use crate::{identity::own::OwnIdentity, kubernetes::driver::Driver};
+use crate::{args::Ports, identity::own::OwnIdentity, kubernetes::driver::Driver};
 
 /// How often is looked whether the own identity has ended, which nobody tells.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// Between two attempts to get the ports of the probes.
+const PORT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +52,22 @@ impl Health {
         if lacks.is_empty() { Ok(()) } else { Err(lacks.join("; ")) }
     }
 
+    /// Answers probes at these ports, for ever.
+    pub async fn answer_probes(self, ports: Ports, registry: Registry) {
+        let (told, state) = watch::channel(self.readiness());
+        let metrics = Some(Arc::new(registry));
+        let serve = || {
+            let (state, metrics) = (state.clone(), metrics.clone());
+            probe::serve(ports.liveness_port, ports.readiness_port, state, metrics)
+        };
+        tokio::join!(self.tell(told), async {
+            let _probes = once_free(serve).await;
+            std::future::pending::<()>().await;
+        });
+    }
+
     /// Tells the probes, for ever.
-    pub async fn tell(mut self, told: watch::Sender<Readiness>) {
+    async fn tell(mut self, told: watch::Sender<Readiness>) {
         loop {
             let readiness = self.readiness();
             told.send_if_modified(|before| {
@@ -71,5 +88,40 @@ impl Health {
                 () = sleep(LOOK) => {}
             }
         }
+    }
+}
+
+/// Volumes do not wait for the ports, which a predecessor may hold: killed, it lingers until a
+/// reader has its answer, and only a successor that serves can give that.
+async fn once_free<F: Future<Output = io::Result<Probes>>>(serve: impl Fn() -> F) -> Probes {
+    let mut is_said = false;
+    loop {
+        match serve().await {
+            Ok(probes) => return probes,
+            Err(error) if is_said => tracing::debug!(%error, "probes are still not answered"),
+            Err(error) => warn!(%error, "probes are answered once the ports are free"),
+        }
+        is_said = true;
+        sleep(PORT_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_a_dead_predecessor_holds_is_waited_for() {
+        let predecessor = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let at = predecessor.local_addr().unwrap();
+        let (_told, state) = watch::channel(Ok(()));
+        let serve = || probe::serve(Some(at), None, state.clone(), None);
+        let (probes, ()) = tokio::join!(once_free(serve), async {
+            tokio::task::yield_now().await;
+            drop(predecessor);
+        });
+        assert_eq!(probes.liveness(), Some(at));
     }
 }
