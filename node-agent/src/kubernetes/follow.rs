@@ -10,7 +10,7 @@ use kube::{
     api::{ListParams, WatchEvent, WatchParams},
 };
 use serde::de::DeserializeOwned;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{KubernetesError, answer, client};
 use crate::backoff::Backoff;
@@ -21,8 +21,9 @@ const WATCH_SECONDS: u32 = 240;
 /// Longer than a watch lasts: the connection is dead.
 const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
 
-/// Between the end of a watch and the next list.
-const PAUSE: Duration = Duration::from_secs(1);
+/// A watch that lasted this long was sound; one that did not, or was refused, is asked for ever
+/// more rarely, also where the list before it was answered.
+const SOUND: Duration = Duration::from_secs(30);
 
 /// The answer when a watch begins at a version that is forgotten.
 const GONE: u16 = 410;
@@ -48,21 +49,26 @@ pub(super) async fn follow<K>(
 {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     loop {
-        match once(&api, name, &mut hear, &mut backoff).await {
-            Ok(()) => sleep(PAUSE).await,
-            Err(broken) => {
-                hear(Heard::Nothing(broken));
-                sleep(backoff.pause()).await;
-            }
+        let began = Instant::now();
+        if let Err(broken) = once(&api, name, &mut hear).await {
+            hear(Heard::Nothing(broken));
         }
+        sleep(pause(&mut backoff, began.elapsed())).await;
     }
+}
+
+/// Until the next attempt, after one that lasted so long.
+fn pause(backoff: &mut Backoff, lasted: Duration) -> Duration {
+    if lasted >= SOUND {
+        backoff.reset();
+    }
+    backoff.pause()
 }
 
 async fn once<K>(
     api: &impl Fn(Client) -> Api<K>,
     name: &str,
     hear: &mut impl FnMut(Heard<K>),
-    backoff: &mut Backoff,
 ) -> Result<(), KubernetesError>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
@@ -72,7 +78,6 @@ where
     let found = answer(api.list(&ListParams::default().fields(&named))).await?;
     let version = found.metadata.resource_version.unwrap_or_default();
     hear(found.items.into_iter().next().map_or(Heard::Missing, Heard::There));
-    backoff.reset();
     let params = WatchParams::default().fields(&named).timeout(WATCH_SECONDS);
     let mut events = pin!(answer(api.watch(&params, &version)).await?);
     loop {
@@ -90,5 +95,24 @@ where
             }
             Some(WatchEvent::Error(_)) | None => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_that_never_lasts_is_asked_for_ever_more_rarely() {
+        let second = Duration::from_secs(1);
+        let mut backoff = Backoff::new(second, second * 16);
+        let mut last = Duration::ZERO;
+        for _ in 0..4 {
+            // half of it at least, and never more than the whole
+            let next = pause(&mut backoff, SOUND / 2);
+            assert!(next >= last, "{next:?} after {last:?}");
+            last = next;
+        }
+        assert!(pause(&mut backoff, SOUND) <= second);
     }
 }

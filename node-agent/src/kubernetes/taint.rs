@@ -44,6 +44,7 @@ impl StartupTaint {
     pub async fn remove_when_registered(self, mut csi: watch::Receiver<u64>) {
         let registered = watch::Sender::new(false);
         let mut registrations = registered.subscribe();
+        let mut said = Once::default();
         let hear = |heard: follow::Heard<CSINode>| match heard {
             follow::Heard::There(node) => {
                 registered.send_replace(lists(&node, &self.driver));
@@ -52,10 +53,7 @@ impl StartupTaint {
                 registered.send_replace(false);
             }
             follow::Heard::Nothing(reason) => {
-                warn!(
-                    reason = chain(&reason),
-                    "whether the driver is registered cannot be asked for"
-                );
+                said.warn("whether the driver is registered cannot be asked for", chain(&reason));
             }
         };
         let remove = async {
@@ -77,6 +75,7 @@ impl StartupTaint {
     }
 
     async fn remove(&self) {
+        let mut said = Once::default();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
             match self.try_to_remove().await {
@@ -87,7 +86,7 @@ impl StartupTaint {
                 Ok(Removal::NotThere) => return,
                 Ok(Removal::Conflict) => {}
                 Err(failure) => {
-                    warn!(reason = chain(&failure), "the start-up taint is not removed yet");
+                    said.warn("the start-up taint is not removed yet", chain(&failure));
                 }
             }
             sleep(backoff.pause()).await;
@@ -113,6 +112,19 @@ impl StartupTaint {
                 Ok(Removal::Conflict)
             }
             Err(failure) => Err(failure),
+        }
+    }
+}
+
+/// What an API server refuses it refuses for as long as nobody mends its roles.
+#[derive(Default)]
+struct Once(String);
+
+impl Once {
+    fn warn(&mut self, what: &str, reason: String) {
+        if self.0 != reason {
+            warn!(reason, "{what}");
+            self.0 = reason;
         }
     }
 }
