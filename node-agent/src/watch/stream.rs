@@ -10,6 +10,7 @@ use tonic::{Code, Status, Streaming};
 use tracing::{error, info, warn};
 use vsecm_safe_api::{
     client::{ClientError, chain, channel},
+    locked::is_locked,
     proto::{WatchRequest, WatchResponse, secrets_client::SecretsClient},
     state::{Reason, State},
     wire::WireError,
@@ -71,9 +72,7 @@ impl Broken {
 fn kind_of(status: &Status) -> TroubleKind {
     match status.code() {
         Code::PermissionDenied | Code::Unauthenticated => TroubleKind::Refused,
-        // what Safe says while it waits for its root key
-        Code::FailedPrecondition => TroubleKind::Locked,
-        Code::Unavailable if status.message().contains("locked") => TroubleKind::Locked,
+        _ if is_locked(status) => TroubleKind::Locked,
         _ => TroubleKind::Unreachable,
     }
 }
@@ -246,16 +245,18 @@ fn next_sequence(held: Option<&Snapshot>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use vsecm_safe_api::locked::locked;
+
     use super::*;
 
     #[test]
     fn a_refusal_a_locked_and_an_unreachable_safe_are_told_apart() {
-        let kind = |code, text: &str| Broken::Status(Box::new(Status::new(code, text))).kind();
+        let of = |status| Broken::Status(Box::new(status)).kind();
+        let kind = |code, text: &str| of(Status::new(code, text));
         assert_eq!(kind(Code::PermissionDenied, "no workload"), TroubleKind::Refused);
         assert_eq!(kind(Code::Unauthenticated, "no SVID"), TroubleKind::Refused);
-        assert_eq!(kind(Code::FailedPrecondition, "no root key yet"), TroubleKind::Locked);
-        assert_eq!(kind(Code::Unavailable, "Safe is locked"), TroubleKind::Locked);
-        assert_eq!(kind(Code::Unavailable, "transport error"), TroubleKind::Unreachable);
+        assert_eq!(of(locked("no root key yet")), TroubleKind::Locked);
+        assert_eq!(kind(Code::Unavailable, "the socket is locked"), TroubleKind::Unreachable);
         assert_eq!(Broken::Silent.kind(), TroubleKind::Unreachable);
         assert_eq!(Broken::NoOwnIdentity.kind(), TroubleKind::NoOwnIdentity);
     }

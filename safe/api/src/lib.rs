@@ -6,11 +6,13 @@
 //!
 //! - [`role`]: what a SPIFFE ID may be, by the operator's patterns ([I8]);
 //! - [`client`]: mutual TLS to Safe that accepts nobody but Safe;
+//! - [`locked`]: how Safe says that it has no root key yet;
 //! - [`metadata`]: the headers beside the messages;
 //! - [`process`]: what a process of this system does first;
 //! - `probe`: HTTP probes and metrics, behind the feature of that name.
 
 pub mod client;
+pub mod locked;
 pub mod metadata;
 pub mod name;
 pub mod position;

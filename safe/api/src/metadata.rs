@@ -6,5 +6,11 @@ pub const CORRELATION_ID: &str = "x-vsecm-correlation-id";
 /// Sentinel's second proof: its token, in ASCII.
 pub const ADMIN_TOKEN: &str = "x-vsecm-admin-token";
 
+/// Why a call failed, where its code does not tell.
+pub const REASON: &str = "x-vsecm-reason";
+
+/// The [`REASON`] of a Safe without its root key.
+pub const LOCKED: &str = "locked";
+
 /// Characters of a correlation id at most.
 pub const CORRELATION_ID_LIMIT: usize = 64;
