@@ -54,14 +54,10 @@ pub struct Standing {
     pub issue: Issue,
     /// Why there is none, or nothing newer is known, if so.
     pub trouble: Option<Trouble>,
-}
-
-impl Standing {
     /// Whether several identities fit, so that none may be acted upon: entries are made one after
-    /// the other, and the first to come is not therefore the one that is meant.
-    pub fn is_ambiguous(&self) -> bool {
-        matches!(self.trouble, Some(Trouble::Ambiguous { .. }))
-    }
+    /// the other, and the first to come is not therefore the one that is meant. It stays so until
+    /// SPIRE says otherwise, whatever the trouble is meanwhile.
+    pub is_contested: bool,
 }
 
 /// What is known of a pod before SPIRE is asked.
@@ -183,6 +179,9 @@ fn segment_after<'a>(path: &'a str, mark: &str) -> Option<&'a str> {
 pub(crate) mod tests {
     use std::{collections::HashMap, sync::Mutex};
 
+    use spire_api::pb::spire::api::{
+        agent::delegatedidentity::v1::X509svidWithKey, types::X509svid,
+    };
     use vsecm_node_agent_api::volume::PodUid;
     use vsecm_safe_api::role::{
         DEFAULT_NAME_PATTERN, DEFAULT_SAFE_PATTERN, DEFAULT_WORKLOAD_PATTERN, SAFE_PATTERN,
@@ -201,7 +200,8 @@ pub(crate) mod tests {
 
     impl ByHand {
         pub(crate) fn set(&self, pod: &PodRef, issue: Issue, trouble: Option<Trouble>) {
-            self.sender(pod).send_replace(Standing { issue, trouble });
+            let is_contested = matches!(trouble, Some(Trouble::Ambiguous { .. }));
+            self.sender(pod).send_replace(Standing { issue, trouble, is_contested });
         }
 
         /// What SPIRE's follower was told of the pod.
@@ -222,8 +222,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// An identity of the pod, as SPIRE would issue it.
-    pub(crate) fn issued(pod: &PodRef, workload: &str) -> Issue {
+    /// The pod's SPIFFE ID as this workload, its certificate and its key.
+    fn certified(pod: &PodRef, workload: &str) -> (String, Vec<u8>, Vec<u8>) {
         let id = format!(
             "spiffe://vsecm.com/workload/{workload}/ns/{}/sa/{}/n/{}",
             pod.namespace, pod.service_account, pod.name
@@ -235,7 +235,20 @@ pub(crate) mod tests {
         params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        let svid = X509Svid::parse_from_der(certificate.der(), &key.serialize_der()).unwrap();
+        (id, certificate.der().to_vec(), key.serialize_der())
+    }
+
+    /// An identity of the pod, as SPIRE's agent would offer it.
+    pub(crate) fn offered(pod: &PodRef, workload: &str) -> X509svidWithKey {
+        let (_id, certificate, key) = certified(pod, workload);
+        let svid = X509svid { cert_chain: vec![certificate.into()], ..X509svid::default() };
+        X509svidWithKey { x509_svid: Some(svid), x509_svid_key: key.into() }
+    }
+
+    /// An identity of the pod, as SPIRE would issue it.
+    pub(crate) fn issued(pod: &PodRef, workload: &str) -> Issue {
+        let (id, certificate, key) = certified(pod, workload);
+        let svid = X509Svid::parse_from_der(&certificate, &key).unwrap();
         Issue::Issued(Arc::new(Identity {
             key: chooser().key(pod, &id).unwrap(),
             svid: Arc::new(svid),

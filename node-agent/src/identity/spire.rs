@@ -84,7 +84,7 @@ impl PodIdentity for SpireDelegate {
     fn follow(&self, pod: &PodRef, past: Past) -> watch::Receiver<Standing> {
         let asking = Trouble::Asking { since: SystemTime::now() };
         let (sender, receiver) =
-            watch::channel(Standing { issue: Issue::NotYet, trouble: Some(asking) });
+            watch::channel(Standing { trouble: Some(asking), ..Standing::default() });
         let follower = Follower {
             endpoint: self.endpoint.clone(),
             selectors: self.selectors(pod),
@@ -245,6 +245,12 @@ impl Follower {
             }
         };
         self.sender.send_modify(|standing| {
+            match &trouble {
+                Some(Trouble::Ambiguous { .. }) => standing.is_contested = true,
+                // of what is not understood it is not known whom it is for
+                _ if said == Offered::Unusable => {}
+                _ => standing.is_contested = false,
+            }
             standing.trouble = trouble;
             if let Some(issue) = issue {
                 standing.issue = issue;
@@ -274,7 +280,7 @@ mod tests {
     use spire_api::pb::spire::api::agent::delegatedidentity::v1::X509svidWithKey;
 
     use super::*;
-    use crate::identity::tests::{chooser, issued, pod};
+    use crate::identity::tests::{chooser, issued, offered, pod};
 
     fn follower(past: Past, grace: Duration) -> (Follower, watch::Receiver<Standing>) {
         let (sender, receiver) = watch::channel(Standing::default());
@@ -358,6 +364,25 @@ mod tests {
         };
         let said = tokio::time::timeout(Duration::from_secs(10), receiver.wait_for(is_said)).await;
         said.unwrap().unwrap();
+    }
+
+    #[test]
+    fn of_two_identities_neither_is_meant_before_spire_says_so() {
+        let (follower, receiver) = follower(Past::Unknown, WITHDRAWAL_GRACE);
+        let offers = |messages: &[&str]| SubscribeToX509sviDsResponse {
+            x509_svids: messages.iter().map(|workload| offered(&pod(), workload)).collect(),
+            ..SubscribeToX509sviDsResponse::default()
+        };
+        assert_eq!(follower.take(&offers(&["billing"])), Offered::Identity);
+        assert!(!receiver.borrow().is_contested);
+        assert_eq!(follower.take(&offers(&["billing", "other"])), Offered::Unusable);
+        follower.broke(&StreamError::Ended);
+        let standing = receiver.borrow().clone();
+        assert!(matches!(standing.issue, Issue::Issued(_)), "what is served goes on");
+        assert!(matches!(standing.trouble, Some(Trouble::Unreachable { .. })));
+        assert!(standing.is_contested, "an agent that is away takes no entry away");
+        assert_eq!(follower.take(&offers(&["other"])), Offered::Identity);
+        assert!(!receiver.borrow().is_contested);
     }
 
     #[test]

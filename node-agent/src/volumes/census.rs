@@ -1,10 +1,6 @@
 //! How many volumes are in which state, for metrics.
 
-use std::{
-    collections::BTreeMap,
-    sync::PoisonError,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, sync::PoisonError, time::SystemTime};
 
 use vsecm_node_agent_api::frame::Serving as IsServing;
 
@@ -13,9 +9,6 @@ use super::{
     owner::{Gate, Held, Status},
 };
 use crate::wait::Wait;
-
-/// The kubelet asks again within 2 m 2 s for a pod that is still there.
-const ASKED_AGAIN: Duration = Duration::from_secs(150);
 
 /// Volumes of this node, counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,12 +59,10 @@ impl Volumes {
             census.count(&volume.status.borrow(), now);
         }
         drop(volumes);
-        let mut held_back = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
-        held_back.retain(|_volume, refused| refused.elapsed() < ASKED_AGAIN);
-        if !held_back.is_empty() {
-            census.waiting.insert(Wait::CsiDriver, held_back.len());
+        let held_back = self.held_back().len();
+        if held_back > 0 {
+            census.waiting.insert(Wait::CsiDriver, held_back);
         }
-        drop(held_back);
         census
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -47,6 +47,9 @@ const RESUME_WAIT: Duration = Duration::from_secs(10);
 
 /// At start the API server answers within moments.
 const DRIVER_WAIT: Duration = Duration::from_secs(5);
+
+/// The kubelet asks again within 2 m 2 s for a pod that is still there.
+const ASKED_AGAIN: Duration = Duration::from_secs(150);
 
 /// Commands that wait for a volume's task.
 const QUEUE: usize = 8;
@@ -200,13 +203,20 @@ impl Volumes {
         let known = driver.wait_for(|driver| !matches!(driver, Driver::Unknown(_)));
         drop(timeout_at(deadline.min(Instant::now() + DRIVER_WAIT), known).await);
         let refusal = self.means.driver.borrow().refusal();
-        let mut held_back = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held_back = self.held_back();
         match &refusal {
             Some(_) => held_back.insert(volume.clone(), Instant::now()),
             None => held_back.remove(volume),
         };
         drop(held_back);
         refusal
+    }
+
+    /// Those whose pods still ask: nobody says that a volume which was refused is gone.
+    fn held_back(&self) -> MutexGuard<'_, HashMap<VolumeId, Instant>> {
+        let mut held_back = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+        held_back.retain(|_volume, refused| refused.elapsed() < ASKED_AGAIN);
+        held_back
     }
 
     /// Serves an attached volume on a fresh descriptor.
@@ -248,6 +258,7 @@ impl Volumes {
 
     /// Forgets a volume.
     pub async fn detach(&self, volume: &VolumeId) {
+        self.held_back().remove(volume);
         let known = {
             let mut volumes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             volumes.remove(volume)

@@ -40,7 +40,7 @@ pub(super) fn waiting(
     sentinel: &Namespace,
 ) -> Reason {
     match (&standing.issue, feed) {
-        (Issue::Issued(_), _) if standing.is_ambiguous() => for_identity(pod, standing),
+        (Issue::Issued(_), _) if standing.is_contested => for_identity(pod, standing),
         (Issue::Issued(identity), Some((key, feed))) => {
             let now = SystemTime::now();
             if identity.expires <= now {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     fn without_identity(trouble: Option<identity::Trouble>) -> Reason {
-        let standing = Standing { issue: Issue::NotYet, trouble };
+        let standing = Standing { trouble, ..Standing::default() };
         waiting(&pod(), &standing, None, &sentinel())
     }
 
@@ -294,7 +294,7 @@ mod tests {
             key: identity.key.clone(),
             expires: SystemTime::UNIX_EPOCH,
         };
-        let standing = Standing { issue: Issue::Issued(Arc::new(ended)), trouble: None };
+        let standing = Standing { issue: Issue::Issued(Arc::new(ended)), ..Standing::default() };
         let feed = absent(Absence::NotRegistered);
         let reason = waiting(&pod(), &standing, Some((&key(), &feed)), &sentinel());
         assert_eq!(reason.wait, Wait::IdentityExpired);

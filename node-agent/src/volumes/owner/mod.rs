@@ -140,6 +140,8 @@ pub(super) struct Owner {
     standing: Standing,
     /// When it was asked for first.
     asked: Instant,
+    /// Whether the pod has seen content: what it has is not taken from it for a second identity.
+    has_begun: bool,
     member: Option<Member>,
     /// It stays until the secret of `member` has content.
     former: Option<Former>,
@@ -171,6 +173,7 @@ impl Owner {
             news_of_identity: means.identities.follow(&record.pod, past),
             standing: Standing::default(),
             asked: Instant::now(),
+            has_begun: past == Past::Issued,
             record,
             commands,
             status: watch::Sender::default(),
@@ -271,11 +274,16 @@ impl Owner {
             is_optional.then_some(Source::Nothing(Nothing::NotYet))
         };
         let former = self.former.as_ref().map(|former| former.seen.clone());
+        // whose secret it is to see is not known
+        let is_held = self.standing.is_contested && !self.has_begun;
         match &self.updates {
             Updates::Revoked => Some(Source::Nothing(Nothing::Revoked)),
             Updates::Stopped(source) => source.clone().or_else(optional),
             // also if the secret has content since a moment: a successor must know of it first
-            Updates::Flow => former.or_else(|| self.newest()).or_else(optional),
+            Updates::Flow => {
+                let newest = || if is_held { None } else { self.newest() };
+                former.or_else(newest).or_else(optional)
+            }
         }
     }
 
@@ -287,7 +295,7 @@ impl Owner {
         match &standing.issue {
             _ if self.shown.is_some() => Gate::Ready,
             Issue::Withdrawn => Gate::Withdrawn(reason::withdrawn(&self.record.pod)),
-            Issue::Issued(_) if holds_document && !standing.is_ambiguous() => Gate::Ready,
+            Issue::Issued(_) if holds_document && !standing.is_contested => Gate::Ready,
             _ if is_optional => Gate::Ready,
             _ => {
                 let key = self.member.as_ref().map(|member| member.watch.key());

@@ -62,7 +62,7 @@ impl Owner {
     }
 
     /// Readers see what they are to see: older versions are not needed, and Safe hears of it.
-    async fn settled(&self) {
+    async fn settled(&mut self) {
         let (Some(member), Some(shown)) = (&self.member, &self.shown) else {
             return;
         };
@@ -70,6 +70,7 @@ impl Owner {
         let Some(Source::Said(snapshot)) = tree.as_ref().map(|tree| tree.source()) else {
             return;
         };
+        self.has_begun = true;
         if snapshot.key() != member.watch.key() {
             return;
         }

@@ -124,6 +124,10 @@ fn without_a_good_csidriver_nothing_new_is_published_and_what_is_served_goes_on(
         };
         assert!(reason.contains("no CSIDriver object"), "{reason}");
         assert!(node.volumes.get(&record.volume).is_none(), "SPIRE is not asked for it");
+        assert_eq!(node.volumes.census().waiting[&Wait::CsiDriver], 1);
+        node.volumes.detach(&record.volume).await;
+        assert!(node.volumes.census().waiting.is_empty(), "the pod is gone");
+        node.attach(&record, 10).await;
         node.issue();
         node.say(said(1, "{}")).await;
         assert_eq!(node.volumes.census().waiting[&Wait::CsiDriver], 1);
@@ -155,6 +159,27 @@ fn an_optional_volume_is_ready_at_once_and_empty_until_the_secret_exists() {
         node.until(&record, "the secret", |status| status.files == 2).await;
         let text = tokio::task::spawn_blocking(move || mount.text("a")).await;
         assert_eq!(text.unwrap(), "x");
+    });
+}
+
+#[test]
+fn an_optional_volume_stays_empty_while_two_identities_fit() {
+    story(|| async {
+        let (node, mut record) = (Node::new(), record());
+        record.options.gate = Gating::Optional;
+        node.issue_two();
+        node.say(said(1, "{\"a\":\"x\"}")).await;
+        assert_eq!(node.attach(&record, 10).await, AgentReply::Ready);
+        let _mount = node.serving_volume(&record).await;
+        let is_said = |status: &Status| status.condition().is_some_and(|c| c.contains("2 ident"));
+        node.until(&record, "the second identity", is_said).await;
+        let is_empty = |status: &Status| status.files == 0;
+        node.until(&record, "nothing, as nobody knows what is meant", is_empty).await;
+        node.issue();
+        node.until(&record, "the secret", |status| status.files == 2).await;
+        node.issue_two();
+        node.until(&record, "the second identity", is_said).await;
+        node.until(&record, "what the pod has seen", |status| status.files == 2).await;
     });
 }
 
