@@ -8,6 +8,7 @@
 mod swap;
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     io,
     net::{Ipv4Addr, SocketAddr},
@@ -28,8 +29,8 @@ pub use prometheus_client;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
-    task::JoinSet,
+    sync::watch,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 
@@ -44,6 +45,8 @@ pub const READINESS: &str = "VSECM_PROBE_READINESS_PORT";
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections of one port at once. The port is open to the pod network.
 const CONNECTIONS: usize = 32;
+/// Bytes of a request: all connections together must not take the container's memory.
+const REQUEST_LIMIT: usize = 8 * 1024;
 /// Pause after an accept that failed, as when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -116,17 +119,23 @@ enum Door {
 }
 
 async fn accept(listener: TcpListener, door: Door) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut conversations = JoinSet::new();
+    let mut open = VecDeque::<AbortHandle>::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _from)) => {
-                let door = door.clone();
-                tokio::spawn(async move {
+                while conversations.try_join_next().is_some() {}
+                open.retain(|conversation| !conversation.is_finished());
+                // the newest has its place: who waits for one would wait for strangers that say
+                // nothing, and the kubelet ends a container whose liveness it cannot ask
+                if open.len() >= CONNECTIONS {
+                    open.pop_front().iter().for_each(AbortHandle::abort);
+                }
+                let answer = timeout(CONNECTION_TIMEOUT, converse(stream, door.clone()));
+                open.push_back(conversations.spawn(async {
                     // whoever is slow or speaks no HTTP gets no answer, and no line in the log
-                    let _answered = timeout(CONNECTION_TIMEOUT, converse(stream, door)).await;
-                    drop(place);
-                });
+                    let _answered = answer.await;
+                }));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a probe");
@@ -144,6 +153,7 @@ async fn converse(stream: TcpStream, door: Door) -> hyper::Result<()> {
     http1::Builder::new()
         .timer(TokioTimer::new())
         .keep_alive(false)
+        .max_buf_size(REQUEST_LIMIT)
         .serve_connection(TokioIo::new(stream), service)
         .await
 }
@@ -241,10 +251,27 @@ mod tests {
         let probes = serve(Some(anywhere()), None, state, None).await.unwrap();
         let live = probes.liveness().unwrap();
         let mut silent = Vec::new();
-        for _ in 0..CONNECTIONS - 1 {
+        for _ in 0..3 * CONNECTIONS {
             silent.push(TcpStream::connect(live).await.unwrap());
         }
         assert_eq!(ask(live, "/").await.0, 200);
+        let (mut oldest, newest) = (silent.swap_remove(0), silent.pop().unwrap());
+        assert_eq!(oldest.read(&mut [0]).await.unwrap_or(0), 0, "it has made room");
+        let still_open = newest.try_read(&mut [0]).map_err(|e| e.kind());
+        assert_eq!(still_open, Err(io::ErrorKind::WouldBlock), "nobody waited for its end");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_does_not_end_takes_little_memory() {
+        let (_says, state) = watch::channel(Ok(()));
+        let probes = serve(Some(anywhere()), None, state, None).await.unwrap();
+        let mut stream = TcpStream::connect(probes.liveness().unwrap()).await.unwrap();
+        let mut request = b"GET / HTTP/1.1\r\nHost: ".to_vec();
+        request.resize(REQUEST_LIMIT, b'x');
+        stream.write_all(&request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     }
 
     #[test]
