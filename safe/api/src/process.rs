@@ -7,7 +7,17 @@ use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
 };
 use rustls::SupportedCipherSuite;
-use tracing_subscriber::EnvFilter;
+use tracing::Subscriber;
+use tracing_subscriber::{
+    EnvFilter,
+    filter::filter_fn,
+    fmt::{self, MakeWriter},
+    prelude::*,
+};
+
+/// What logs whole answers of the API server, also as a warning: one has the root key in it,
+/// another sentinel's token ([I7]). No `RUST_LOG` opens it.
+const WITH_BODIES: &str = "kube_client::client";
 
 /// Makes this process's memory unreadable to others and to core dumps ([I9]), and chooses the
 /// one TLS provider of this system, which speaks TLS 1.3 only.
@@ -35,10 +45,50 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
 /// Logs JSON lines to stderr; the level comes from `RUST_LOG`, else `default`.
 pub fn log_to_stderr(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .init();
+    log_to(io::stderr, filter).init();
+}
+
+fn log_to<W>(writer: W, filter: EnvFilter) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let bodiless = filter_fn(|metadata| metadata.target() != WITH_BODIES);
+    let lines = fmt::layer().json().flatten_event(true).with_writer(writer);
+    tracing_subscriber::registry().with(filter).with(lines.with_filter(bodiless))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_level_brings_an_answer_of_the_api_server_into_the_log() {
+        let log = Log::default();
+        for level in ["info", "trace", "kube_client::client=trace"] {
+            let writer = log.clone();
+            let filter = EnvFilter::new(level);
+            tracing::subscriber::with_default(log_to(move || writer.clone(), filter), || {
+                tracing::warn!(target: "kube_client::client", "{{canary}}");
+                tracing::error!(target: "kube_client::client::builder", "{level}");
+            });
+            let bytes = log.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let text = String::from_utf8(bytes).unwrap();
+            assert!(!text.contains("canary") && text.contains(level), "{text}");
+        }
+    }
 }
