@@ -13,7 +13,7 @@
 //! - [`feed`]: what is published now, and who watches it.
 //! - [`seal`]: records under the root key. [`store`]: where they rest. [`recovery`]: from there
 //!   back into the vault, at start.
-//! - [`root_key`]: the root key's Kubernetes Secret.
+//! - [`root_key`]: the root key's Kubernetes Secret. `api_server`: why it is not answered for.
 //! - [`own_identity`]: Safe's own SVID, and why it does not come. [`readiness`] and [`metrics`]:
 //!   what the probes say.
 //! - [`identity`]: mutual TLS with SVIDs from SPIRE; [`places`]: no peer takes all. [`admin_proof`]: sentinel's second proof.
@@ -27,6 +27,7 @@
 //! key, root on Safe's machine, and a rollback of the whole folder.
 
 pub mod admin_proof;
+mod api_server;
 pub mod app;
 pub mod args;
 pub mod audit;

@@ -10,10 +10,12 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 use tokio::time::timeout;
-use vsecm_safe_api::client::chain;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::seal::{ITEM, Place, RootKey};
+use crate::{
+    api_server::Failure,
+    seal::{ITEM, Place, RootKey},
+};
 
 /// The API server answers in milliseconds, or something is wrong that a sentence should name.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -165,14 +167,10 @@ impl KeySecret {
 
     fn failure(&self, verb: &'static str, error: &kube::Error) -> SecretError {
         let place = self.place();
-        match error {
-            kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
-                SecretError::Forbidden { verb, place, reason: status.message.clone() }
-            }
-            kube::Error::Api(status) => {
-                SecretError::Refused { verb, place, reason: status.message.clone() }
-            }
-            other => SecretError::Unreachable { verb, place, reason: chain(other) },
+        match Failure::from(error) {
+            Failure::Forbidden(reason) => SecretError::Forbidden { verb, place, reason },
+            Failure::Refused(reason) => SecretError::Refused { verb, place, reason },
+            Failure::Unreachable(reason) => SecretError::Unreachable { verb, place, reason },
         }
     }
 
