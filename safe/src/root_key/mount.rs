@@ -24,8 +24,8 @@ const LOOK: Duration = Duration::from_secs(10);
 enum Mount {
     /// It has not held a key yet.
     Empty,
-    /// It holds the key in use.
-    Same,
+    /// It holds the key in use, in the file of this stamp.
+    Same(Option<Stamp>),
     /// It holds something else; a sentence says what.
     Changed(String),
 }
@@ -42,36 +42,38 @@ async fn follow(
     between_looks: Duration,
 ) {
     let mut seen = Mount::Empty;
-    let mut stamp = None;
     loop {
-        let now = stamp_of(&path);
-        if stamp != Some(now) {
-            stamp = Some(now);
-            let found = look(&path, &in_use, &seen);
-            if found != seen {
-                report(&path, &found);
-                changed.send_replace(matches!(found, Mount::Changed(_)));
-                seen = found;
-            }
+        let found = look(&path, &in_use, &seen);
+        if found != seen {
+            report(&path, &found);
+            changed.send_replace(matches!(found, Mount::Changed(_)));
+            seen = found;
         }
         sleep(between_looks).await;
     }
 }
 
+type Stamp = (u64, u64, i64, i64, u32);
+
 /// Tells one file from the next: the kubelet writes a Secret volume anew, it never edits it.
-fn stamp_of(path: &Path) -> Option<(u64, u64, i64, i64, u32)> {
+fn stamp_of(path: &Path) -> Option<Stamp> {
     let found = fs::metadata(path).ok()?;
     Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.mode()))
 }
 
 fn look(path: &Path, in_use: &[u8; 32], before: &Mount) -> Mount {
+    let stamp = stamp_of(path);
+    // only that: what could not be read may be readable the next time, and the same file
+    if stamp.is_some() && *before == Mount::Same(stamp) {
+        return before.clone();
+    }
     let text = match read_key_file(path) {
         Ok(text) => text,
         Err(error) => return Mount::Changed(chain(&error)),
     };
     let place = Place::File(path.to_owned());
     match Content::read(&place, text.as_ref().map(|text| text.as_str())) {
-        Ok(Content::Key(key)) if key.digest() == *in_use => Mount::Same,
+        Ok(Content::Key(key)) if key.digest() == *in_use => Mount::Same(stamp),
         Ok(Content::Key(key)) => {
             Mount::Changed(format!("it holds another key, with fingerprint {}", key.fingerprint()))
         }
@@ -91,7 +93,7 @@ fn report(path: &Path, found: &Mount) {
             "THE MOUNTED ROOT KEY IS NOT THE ONE IN USE. Safe goes on with the key that it has and \
              that its records need; after a restart it would not open them: put that key back"
         ),
-        Mount::Same => tracing::info!(%file, "the mounted root key is the one in use"),
+        Mount::Same(_) => tracing::info!(%file, "the mounted root key is the one in use"),
         Mount::Empty => {}
     }
 }
@@ -115,14 +117,16 @@ mod tests {
         let (ours, theirs) = (RootKey::generate().unwrap(), RootKey::generate().unwrap());
         let look = |before: &Mount| look(&path, &ours.digest(), before);
         assert_eq!(look(&Mount::Empty), Mount::Empty);
-        assert!(matches!(look(&Mount::Same), Mount::Changed(_)), "it was there");
+        assert!(matches!(look(&Mount::Same(None)), Mount::Changed(_)), "it was there");
         write(&path, "{}");
         assert_eq!(look(&Mount::Empty), Mount::Empty);
         write(&path, &ours.serialize());
-        assert_eq!(look(&Mount::Empty), Mount::Same);
+        let same = look(&Mount::Empty);
+        assert_eq!(same, Mount::Same(stamp_of(&path)));
+        assert_eq!(look(&Mount::Changed("it could not be read".to_owned())), same, "it heals");
         for bad in [theirs.serialize().as_str(), "nonsense", "{}"] {
             write(&path, bad);
-            let Mount::Changed(how) = look(&Mount::Same) else { panic!("{bad}") };
+            let Mount::Changed(how) = look(&same) else { panic!("{bad}") };
             assert!(!how.contains("AGE-SECRET-KEY"), "{how}");
         }
     }
