@@ -46,12 +46,16 @@ pub(super) enum Step {
 
 /// `secret` is what `place` holds, once it was asked. A key is made only where there are no
 /// records, and never instead of another.
+///
+/// Without records the mount does not count: it may be that of a Secret that was deleted or
+/// replaced a moment ago, and with the pod the key of the first records would be gone.
 pub(super) fn decide(
     mount: Content,
     secret: Option<Content>,
     place: &Place,
     records: &StoredRecords,
 ) -> Result<Step, RootKeyError> {
+    let mount = if *records == StoredRecords::None { Content::Missing } else { mount };
     let (state, step) = match (mount, secret) {
         (Content::Key(key), _) | (_, Some(Content::Key(key))) => {
             let wrong = foreign(place, &key, records);
@@ -89,11 +93,15 @@ mod tests {
         let table = [
             (key, None, true, "use"),
             (key, Some(None), true, "use"),
+            (key, None, false, "ask"),
+            (key, Some(None), false, "create"),
+            (key, Some(Some("")), false, "fill"),
             (None, None, true, "ask"),
             (Some("{}"), None, false, "ask"),
             (None, Some(key), true, "use"),
             (Some(" \n"), Some(key), false, "use"),
             (None, Some(None), false, "create"),
+            (None, Some(key), false, "use"),
             (Some(""), Some(None), false, "create"),
             (None, Some(Some("")), false, "fill"),
             (None, Some(Some("{}")), false, "fill"),

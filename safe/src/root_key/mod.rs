@@ -1,15 +1,18 @@
 //! Where the root key comes from on Kubernetes.
 //!
-//! The Secret is mounted, optionally: what the mount has counts. While it has none, the Secret
-//! itself is asked, and made where there are no records. Two Safes that start together end with
-//! one key: whoever comes second to the API server takes the key of the first, and a key is used
-//! only after it was read back from there, so that it is durable before the first record is.
+//! The Secret is mounted, optionally: beside records, what the mount has counts. While it has none,
+//! and at a first start always, the Secret itself is asked, and made where there are no records. Two
+//! Safes that start together end with one key: whoever comes second to the API server takes the key
+//! of the first, and the first key is used only after it was read back from there, so that it is
+//! durable before the first record is.
 //!
 //! The mount is watched later on: another key there is reported and never followed.
 
 mod decision;
 mod mount;
 mod secret;
+#[cfg(test)]
+mod tests;
 
 use std::{path::Path, time::Duration};
 
