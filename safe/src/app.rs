@@ -223,6 +223,7 @@ async fn custody(args: &Args, signs: &Signs) -> anyhow::Result<Custody> {
     })?);
     let found = store.load()?;
     let key = root_key(args, &found, signs).await?;
+    signs.state.busy("opening the records");
     let fingerprint = key.fingerprint().clone();
     let changed = signs.key_mount_changed.clone();
     let key_mount = tokio::spawn(follow_mount(args.root_key.clone(), key.digest(), changed));
