@@ -19,7 +19,7 @@ use crate::support::{
 const STORY: &str = "s14_forged_requests_are_refused";
 
 /// Longer than SPIRE and safe take for an honest request.
-const LONG_ENOUGH: Duration = Duration::from_secs(15);
+const LONG_ENOUGH: Duration = Duration::from_secs(8);
 
 const CANARY: &str = "canary-4ff2b0a1";
 
