@@ -2,6 +2,7 @@
 
 use std::{env, process::ExitCode, time::Duration};
 
+use anyhow::Context;
 use clap::Parser;
 use vsecm_csi::{app, args::Args, health::Probe};
 use vsecm_node_agent_api::process;
@@ -15,7 +16,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     if args.leave_network {
         // no thread may be there yet: each would keep the network of its own
-        app::leave_network()?;
+        app::leave_network()
+            .context("cannot leave the pod's network: the container must be privileged")?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(app::run(args));

@@ -20,6 +20,10 @@ pub fn prepare(folder: &Path, owner: Owner) -> io::Result<()> {
     if parts.next() != Some(Component::RootDir) {
         return Err(io::Error::new(ErrorKind::InvalidInput, "the folder's path must be absolute"));
     }
+    if parts.clone().next().is_none() {
+        // as a path of which a variable was empty: all would be the owner's
+        return Err(io::Error::new(ErrorKind::InvalidInput, "the root folder is nobody's to give"));
+    }
     let mut at = openat(CWD, "/", flags, Mode::empty())?;
     for part in parts {
         let Component::Normal(name) = part else {
@@ -75,7 +79,10 @@ mod tests {
         }
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
         assert_eq!(fs::metadata(elsewhere.path()).unwrap().mode(), before);
-        prepare(Path::new("relative"), owner).unwrap_err();
+        for no_folder in ["relative", "", "/", "//", "/."] {
+            let refusal = prepare(Path::new(no_folder), owner).unwrap_err();
+            assert_eq!(refusal.kind(), ErrorKind::InvalidInput, "{no_folder:?}");
+        }
         prepare(&dir.path().join("a/../b"), owner).unwrap_err();
     }
 }
