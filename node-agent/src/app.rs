@@ -99,6 +99,8 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         metrics::Sources { volumes: Arc::clone(&volumes), own, driver, stage: stage.subscribe() };
     let registry = metrics::registry(sources, publish_times);
     tokio::spawn(health.answer_probes(settings.ports, registry));
+    let duty = &duty;
+    // an end gives the turn back at once: a thread that lingers would keep it from a successor
     let serving = async {
         let _turn = turn(settings).await?;
         stage.send_replace(Stage::Recovering);
@@ -106,7 +108,7 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         tokio::spawn(keeper.clone().attend());
         // only now, so that csi sees this process when it serves
         let csi = settings.csi_peer.clone();
-        let control = Control::bind(&settings.socket, csi, volumes, Arc::clone(&duty))?;
+        let control = Control::bind(&settings.socket, csi, volumes, Arc::clone(duty))?;
         stage.send_replace(Stage::Serving);
         if let Some(taint) = settings.startup_taint() {
             tokio::spawn(taint.remove_when_registered(duty.arrivals()));
@@ -117,7 +119,7 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
     tokio::select! {
         ended = serving => ended.context("cannot serve csi"),
         Some(reason) = failures.recv() => bail!("{reason}"),
-        _signal = stop.recv() => {
+        () = async { stop.recv().await; duty.rest().await } => {
             info!("stopping; volumes stay for a successor");
             Ok(())
         }

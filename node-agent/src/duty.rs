@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
+    mem::ManuallyDrop,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{RwLock, mpsc, oneshot, watch},
     time::timeout,
 };
 use tracing::{info, warn};
@@ -21,6 +22,9 @@ use crate::mirror::Swap;
 
 /// csi bounds its own file operations; an answer that takes longer than this never comes.
 const OUTCOME_WAIT: Duration = Duration::from_secs(30);
+
+/// A swap takes milliseconds. One that takes longer than this is not waited for at the end.
+const REST_WAIT: Duration = Duration::from_secs(3);
 
 /// Orders that wait to be sent; each volume has one at most.
 const QUEUE: usize = 256;
@@ -54,6 +58,8 @@ struct Task {
 pub struct Duty {
     tasks: Mutex<Option<mpsc::Sender<Task>>>,
     arrivals: watch::Sender<u64>,
+    /// Shared by orders under way.
+    under_way: RwLock<()>,
 }
 
 impl std::fmt::Debug for Task {
@@ -64,7 +70,11 @@ impl std::fmt::Debug for Task {
 
 impl Default for Duty {
     fn default() -> Self {
-        Self { tasks: Mutex::new(None), arrivals: watch::Sender::new(0) }
+        Self {
+            tasks: Mutex::new(None),
+            arrivals: watch::Sender::new(0),
+            under_way: RwLock::const_new(()),
+        }
     }
 }
 
@@ -112,11 +122,24 @@ impl Duty {
         }
     }
 
+    /// Gives no more orders, and waits for the outcomes of those under way. csi carries them out on
+    /// files that this process serves: if it ended in the midst, csi could not end either, and
+    /// would keep the node's lock from the successor whose answer it waits for.
+    pub async fn rest(&self) {
+        let rested = timeout(REST_WAIT, self.under_way.write()).await;
+        if rested.is_err() {
+            warn!("csi still swaps; the end does not wait for it");
+        }
+        // never given back
+        let _resting = rested.map(ManuallyDrop::new);
+    }
+
     /// Has csi swap a volume.
     ///
     /// # Errors
     /// [`DutyError`].
     pub async fn order(&self, volume: VolumeId, swap: Swap) -> Result<(), DutyError> {
+        let _under_way = self.under_way.read().await;
         let tasks = {
             let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
             tasks.clone().ok_or(DutyError::Away)?
@@ -177,6 +200,28 @@ mod tests {
             answered(Some(OrderOutcome::UnknownVolume)).await,
             Err(DutyError::Unknown)
         ));
+    }
+
+    #[tokio::test]
+    async fn at_the_end_an_order_under_way_has_its_outcome_and_no_other_begins() {
+        let duty = Arc::new(Duty::default());
+        let (ours, theirs) = Connection::pair().unwrap();
+        let mut arrivals = duty.arrivals();
+        let served = Arc::clone(&duty);
+        tokio::spawn(async move { served.serve(&ours).await });
+        arrivals.wait_for(|count| *count == 1).await.unwrap();
+        let ordering = Arc::clone(&duty);
+        let ordered = tokio::spawn(async move { ordering.order(volume(), swap()).await });
+        let (order, _) = theirs.receive::<Order>().await.unwrap().unwrap();
+        let mut resting = std::pin::pin!(duty.rest());
+        assert!(futures_util::poll!(resting.as_mut()).is_pending());
+        let mut late = std::pin::pin!(duty.order(volume(), swap()));
+        assert!(futures_util::poll!(late.as_mut()).is_pending());
+        let reply = OrderReply { id: order.id, outcome: OrderOutcome::Swapped };
+        theirs.send(&reply, &[]).await.unwrap();
+        resting.await;
+        assert!(ordered.await.unwrap().is_ok());
+        assert!(futures_util::poll!(late.as_mut()).is_pending(), "no order after the end");
     }
 
     #[tokio::test]
