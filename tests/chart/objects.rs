@@ -21,6 +21,14 @@ fn the_driver_is_what_the_node_agent_insists_on() {
 }
 
 #[test]
+fn an_upgrade_replaces_a_pod_that_never_became_ready() {
+    let rendered = render(&[]);
+    for (name, set) in rendered.of("StatefulSet").map(|set| (&set["metadata"]["name"], set)) {
+        assert_eq!(set["spec"]["podManagementPolicy"], "Parallel", "{name}");
+    }
+}
+
+#[test]
 fn safe_keeps_its_records_in_a_claim_by_default() {
     let rendered = render(&[]);
     let set = rendered.get("StatefulSet", "vsecm-safe");
