@@ -30,16 +30,17 @@ enum Segment {
     Any,
 }
 
+/// The last pair counts: it is the one that sentinel's token is compared with.
 fn has_account(segments: &[Segment]) -> bool {
-    segments.windows(4).any(|window| match window {
-        [
-            Segment::Fixed(ns),
-            Segment::Fixed(namespace),
-            Segment::Fixed(sa),
-            Segment::Fixed(account),
-        ] => ns == "ns" && sa == "sa" && !namespace.is_empty() && !account.is_empty(),
-        _other => false,
-    })
+    let word = |segment: &Segment, word| matches!(segment, Segment::Fixed(text) if text == word);
+    let named = |segment: &Segment| matches!(segment, Segment::Fixed(text) if !text.is_empty());
+    let last = segments.windows(4).rev().find_map(|window| match window {
+        [ns, namespace, sa, account] if word(ns, "ns") && word(sa, "sa") => {
+            Some(named(namespace) && named(account))
+        }
+        _other => None,
+    });
+    last.unwrap_or(false)
 }
 
 /// The segments in front of the first place where it is open how many there are.
@@ -140,6 +141,7 @@ mod tests {
             "^spiffe://vsecm.com/(ns/vsecm-system/sa/vsecm-safe|ns/default/sa/default)$",
             "^spiffe://vsecm.com/ns/vsecm-system/(sa/vsecm-safe)?",
             "^spiffe://vsecm.com/ns//sa//n/x$",
+            "^spiffe://vsecm.com/ns/vsecm-system/sa/vsecm-safe/ns/[^/]+/sa/[^/]+/n/[^/]+$",
             "^spiffe://vsecm.com/ns/a?/sa/b/",
         ] {
             assert!(!is_fixed(text, "vsecm.com"), "{text}");
