@@ -54,15 +54,18 @@ impl Volumes {
     pub fn census(&self) -> Census {
         let mut census = Census::default();
         let now = SystemTime::now();
+        let held_back = self.held_back().clone();
+        if !held_back.is_empty() {
+            census.waiting.insert(Wait::CsiDriver, held_back.len());
+        }
         let volumes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        for volume in volumes.values().filter(|volume| !volume.commands.is_closed()) {
-            census.count(&volume.status.borrow(), now);
+        for (id, volume) in volumes.iter() {
+            // what it would wait for without that is not counted beside it
+            if !volume.commands.is_closed() && !held_back.contains_key(id) {
+                census.count(&volume.status.borrow(), now);
+            }
         }
         drop(volumes);
-        let held_back = self.held_back().len();
-        if held_back > 0 {
-            census.waiting.insert(Wait::CsiDriver, held_back);
-        }
         census
     }
 }

@@ -182,7 +182,7 @@ impl Volumes {
         };
         match gate {
             Gate::Ready => {
-                let refusal = self.means.driver.borrow().refusal().filter(|_| !is_served);
+                let refusal = if is_served { None } else { self.refusal(&record.volume) };
                 refusal.map_or(AgentReply::Ready, |reason| AgentReply::Waiting {
                     reason: sentence(reason),
                 })
@@ -202,6 +202,11 @@ impl Volumes {
         let mut driver = self.means.driver.clone();
         let known = driver.wait_for(|driver| !matches!(driver, Driver::Unknown(_)));
         drop(timeout_at(deadline.min(Instant::now() + DRIVER_WAIT), known).await);
+        self.refusal(volume)
+    }
+
+    /// The same, without a wait; metrics hear of it.
+    fn refusal(&self, volume: &VolumeId) -> Option<String> {
         let refusal = self.means.driver.borrow().refusal();
         let mut held_back = self.held_back();
         match &refusal {

@@ -127,6 +127,17 @@ fn without_a_good_csidriver_nothing_new_is_published_and_what_is_served_goes_on(
         assert_eq!(node.volumes.census().waiting[&Wait::CsiDriver], 1);
         node.volumes.detach(&record.volume).await;
         assert!(node.volumes.census().waiting.is_empty(), "the pod is gone");
+        node.driver.send_replace(Driver::Good);
+        let (held, ()) = tokio::join!(node.attach(&record, 10_000), async {
+            tokio::task::yield_now().await;
+            node.driver.send_replace(missing());
+            node.issue();
+            node.say(said(1, "{}")).await;
+        });
+        assert!(matches!(held, AgentReply::Waiting { .. }), "{held:?}");
+        let census = node.volumes.census();
+        assert_eq!((census.ready, census.waiting[&Wait::CsiDriver]), (0, 1), "counted once");
+        node.volumes.detach(&record.volume).await;
         node.attach(&record, 10).await;
         node.issue();
         node.say(said(1, "{}")).await;
