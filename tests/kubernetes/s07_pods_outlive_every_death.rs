@@ -48,7 +48,9 @@ impl Reading {
         ]);
         let pod = story.create(&pod);
         pod.ready(SOON);
-        Self { pod, good: vec![0; READERS.len()] }
+        let mut reading = Self { pod, good: vec![0; READERS.len()] };
+        reading.goes_on("its beginning");
+        reading
     }
 
     /// Each reader has read since the last time, and never in vain.
@@ -180,6 +182,7 @@ fn a_crashed_container_starts_again_when_nobody_else_is_there() {
         story.at_the_end(part::away(part));
     }
 
+    reading.goes_on("the departure of safe and SPIRE");
     node.kill("kubelet");
     node_agents_server_dies(name);
     for pod in [&reading.pod, &deleted] {

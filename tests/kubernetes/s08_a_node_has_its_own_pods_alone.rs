@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use tokio::task::JoinHandle;
 use tonic::{Code, Request, Status, transport::Channel};
 use vsecm_safe_api::{
     metadata::ADMIN_TOKEN,
@@ -73,19 +74,32 @@ fn all_are_refused(answers: [Result<(), Status>; 3], who: &str) {
     }
 }
 
-/// Listens in the background; what comes is in the list.
-async fn listen(taken: &Taken, selectors: &[String]) -> Arc<Mutex<Vec<Loot>>> {
-    let mut stream = taken.asks(selectors).await;
-    let first = stream.message().await.expect("SPIRE's agent answers at once");
-    let heard = Arc::new(Mutex::new(loot(first.expect("a message"))));
-    let list = Arc::clone(&heard);
-    tokio::spawn(async move {
-        while let Ok(Some(message)) = stream.message().await {
-            list.lock().unwrap().extend(loot(message));
-        }
-        panic!("the stream ended before the story");
-    });
-    heard
+/// Who listens in the background.
+struct Listener {
+    heard: Arc<Mutex<Vec<Loot>>>,
+    listening: JoinHandle<()>,
+}
+
+impl Listener {
+    async fn begin(taken: &Taken, selectors: &[String]) -> Self {
+        let mut stream = taken.asks(selectors).await;
+        let first = stream.message().await.expect("SPIRE's agent answers at once");
+        let heard = Arc::new(Mutex::new(loot(first.expect("a message"))));
+        let list = Arc::clone(&heard);
+        let listening = tokio::spawn(async move {
+            while let Ok(Some(message)) = stream.message().await {
+                list.lock().unwrap().extend(loot(message));
+            }
+        });
+        Self { heard, listening }
+    }
+
+    /// All that came; it would still hear more.
+    #[track_caller]
+    fn heard(&self) -> Vec<Loot> {
+        assert!(!self.listening.is_finished(), "the stream ended before the story");
+        self.heard.lock().unwrap().clone()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,17 +125,17 @@ async fn another_nodes_agent_gets_nothing_for_a_pods_selectors() {
             .collect(),
     );
     wanted.push(vec![format!("pod-uid:{}", victim.uid())]);
-    let mut heard = Vec::new();
+    let mut listeners = Vec::new();
     for selectors in &wanted {
-        heard.push(listen(&there_taken, selectors).await);
+        listeners.push(Listener::begin(&there_taken, selectors).await);
     }
     // SPIRE knew the victim before this pod existed: when the agent has heard of this one, it has
     // heard all that it will ever hear of the victim
     let later = story.create(&Pod::of("web").named("later").on(there));
     let later = there_taken.gets(&selectors(&later, "main", "default")).await;
     assert!(later.id.ends_with("/n/later"), "{later:?}");
-    for (selectors, heard) in wanted.iter().zip(heard) {
-        let heard = heard.lock().unwrap().clone();
+    for (selectors, listener) in wanted.iter().zip(&listeners) {
+        let heard = listener.heard();
         assert!(heard.is_empty(), "{there} got {heard:?} for {selectors:?}");
     }
 

@@ -23,7 +23,7 @@ const PODS: usize = 100;
 const SECRETS: usize = 10;
 
 /// Two cores start the containers of a hundred pods.
-const STARTED: Duration = Duration::from_mins(8);
+const STARTED: Duration = Duration::from_mins(4);
 
 fn value(number: usize) -> String {
     format!("value {}", number % SECRETS)
@@ -44,7 +44,6 @@ fn memory(part: Part, node: &str) -> (u64, u64) {
 }
 
 #[test]
-#[ignore = "make e2e-all"]
 fn a_hundred_pods_on_one_node_become_ready() {
     let story = Story::begin(STORY);
     let Some(nodes) = node::all(STORY) else { return };

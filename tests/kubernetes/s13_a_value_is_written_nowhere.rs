@@ -85,7 +85,7 @@ fn a_registered_value_is_in_no_log_no_object_and_on_no_disk() {
     // who refuses a value, or cannot make files of it, does not repeat it
     let namespace = story.namespace();
     let args = ["-w", "web", "-n", namespace.as_str(), "-s", "-"];
-    let complaint = secret::safe(&args, &refused.repeat(30_000)).refused();
+    let complaint = secret::safe(&args, &refused.repeat(1 << 16)).refused();
     assert!(complaint.contains("1 MiB"), "{complaint}");
     assert!(!complaint.contains(&refused), "{complaint}");
     let broken = format!(r#"{{"../{odd}":"{odd}","a":{odd}"#);
