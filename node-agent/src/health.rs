@@ -54,7 +54,8 @@ impl Health {
 
     /// Answers probes at these ports, for ever.
     pub async fn answer_probes(self, ports: Ports, registry: Registry) {
-        let (told, state) = watch::channel(self.readiness());
+        // so that the first reason is news, too, and stands in the log
+        let (told, state) = watch::channel(Err("this node agent starts".to_owned()));
         let metrics = Some(Arc::new(registry));
         let serve = || {
             let (state, metrics) = (state.clone(), metrics.clone());
