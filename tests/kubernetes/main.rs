@@ -42,4 +42,5 @@ mod s23_identities_are_withdrawn;
 mod s24_identities_change;
 mod s25_the_authority_is_rotated;
 mod s27_bad_input_gets_a_sentence;
+mod s28_the_readme_word_for_word;
 mod support;

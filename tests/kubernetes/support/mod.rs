@@ -27,3 +27,4 @@ pub(crate) mod search;
 pub(crate) mod secret;
 pub(crate) mod story;
 pub(crate) mod taken;
+pub(crate) mod volumes;
