@@ -28,6 +28,7 @@ mod s07_pods_outlive_every_death;
 mod s08_a_node_has_its_own_pods_alone;
 mod s09_a_hundred_pods_on_one_node;
 mod s11_a_partition_heals;
+mod s12_uninstall_leaves_nothing;
 mod s13_a_value_is_written_nowhere;
 mod s14_forged_requests_are_refused;
 mod s15_the_csidriver_object_is_watched;
