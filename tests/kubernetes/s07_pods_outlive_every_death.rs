@@ -9,8 +9,8 @@ use crate::support::{
     kubectl::Kubectl,
     node::{self, Node},
     part::{
-        self, CSI, KEEPER, NODE_AGENT, SAFE, SPIRE_AGENT, SPIRE_SERVER, node_agents_server_dies,
-        nothing_is_left_of,
+        self, CSI, KEEPER, NODE_AGENT, Part, SAFE, SPIRE_AGENT, SPIRE_SERVER,
+        node_agents_server_dies, nothing_is_left_of,
     },
     pod::Pod,
     reader, secret,
@@ -81,6 +81,14 @@ fn a_new_pod_starts(story: &Story, node: &str, number: usize) -> Created {
     pod
 }
 
+/// Its pod is deleted, and another one is ready.
+#[track_caller]
+fn pod_goes(part: Part, node: &str) {
+    let pod = part.pod(Some(node));
+    Kubectl::namespace(SYSTEM).delete("pod", pod.name(), SOON);
+    part.pod(Some(node)).ready(SOON);
+}
+
 #[test]
 fn whatever_dies_no_read_fails_and_new_pods_start_afterwards() {
     let story = Story::begin(STORY);
@@ -95,13 +103,14 @@ fn whatever_dies_no_read_fails_and_new_pods_start_afterwards() {
             node.start(process);
         })
     };
-    let deaths: [Death<'_>; 10] = [
+    let deaths: [Death<'_>; 11] = [
         ("kubelet", again("kubelet")),
         ("containerd", again("containerd")),
         ("node-agent's server", Box::new(|| node_agents_server_dies(name))),
         ("node-agent with its supervisor", Box::new(|| NODE_AGENT.dies(Some(name)))),
         ("csi", Box::new(|| CSI.dies(Some(name)))),
         ("the keeper", Box::new(|| KEEPER.dies(Some(name)))),
+        ("the keeper with its pod", Box::new(|| pod_goes(KEEPER, name))),
         ("node-agent's server, after the keeper", Box::new(|| node_agents_server_dies(name))),
         ("SPIRE's agent", Box::new(|| SPIRE_AGENT.dies(Some(name)))),
         ("SPIRE's server", Box::new(|| SPIRE_SERVER.dies(None))),

@@ -4,10 +4,9 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    awaiting::{self, PATIENTLY, SOON},
+    awaiting::SOON,
     container::{Container, VOLUME},
     created::Created,
-    installation,
     kubectl::text,
     metrics,
     node::{self, Node},
@@ -50,19 +49,6 @@ impl Partition {
     }
 }
 
-/// Waits until node-agent of a node knows that it cannot reach safe.
-#[track_caller]
-fn notices(node: &str) {
-    let series = "vsecm_node_agent_stale{reason=\"safe_unreachable\"}";
-    awaiting::value(&format!("{series} on {node}"), PATIENTLY, || {
-        let metrics = metrics::of(&installation::pod_on("vsecm-node", node))?;
-        match metrics::value(&metrics, series) {
-            Some(count) if count > 0 => Ok(()),
-            seen => Err(format!("{seen:?}")),
-        }
-    });
-}
-
 #[test]
 fn files_outlive_a_partition_and_a_change_arrives_when_it_heals() {
     let story = Story::begin(STORY);
@@ -96,7 +82,7 @@ fn files_outlive_a_partition_and_a_change_arrives_when_it_heals() {
     partition.begin();
     story.register("web", "meanwhile");
     here.comes_to_read("secrets.json", "meanwhile", SOON);
-    notices(far.name());
+    metrics::counts_stale(far.name(), "safe_unreachable", 1);
     let tally = reader::tally(&there, "reader", 0);
     assert_eq!(there.read("secrets.json"), "before", "it came through the partition");
 
