@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{awaiting::SOON, pod::Pod, program::Program, story::Story};
 
-/// csi holds a publish call for 110 s before it says why.
+/// csi holds a publish call before it says why: for 110 s unless the chart's values say otherwise.
 pub(crate) const HOLD: Duration = Duration::from_secs(150);
 
 const VALUE: &str = r#"{"username":"admin","password":"correct horse"}"#;

@@ -16,7 +16,7 @@ const STORY: &str = "s06_a_pod_deleted_while_waiting_leaves_nothing";
 /// SPIRE withdraws an identity about 3 s after the pod is deleted, the kubelet sweeps every 2 s.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
-/// Nobody tells of a pod without identity: its last publish call is held to its end, for 110 s.
+/// Nobody tells of a pod without identity: its last publish call is held to its end, 110 s at most.
 const HELD: Duration = Duration::from_mins(2);
 
 /// The kubelet's folder of a pod goes last of all that it has on a node.
