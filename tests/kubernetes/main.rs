@@ -27,6 +27,7 @@ mod s06_a_pod_deleted_while_waiting_leaves_nothing;
 mod s07_pods_outlive_every_death;
 mod s08_a_node_has_its_own_pods_alone;
 mod s09_a_hundred_pods_on_one_node;
+mod s10_secrets_outlive_the_release;
 mod s11_a_partition_heals;
 mod s12_uninstall_leaves_nothing;
 mod s13_a_value_is_written_nowhere;

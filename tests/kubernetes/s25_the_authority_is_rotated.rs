@@ -34,7 +34,6 @@ fn bundle() -> BTreeSet<String> {
 }
 
 #[test]
-#[ignore = "make e2e-all"]
 fn changes_and_new_pods_come_after_the_old_authority_was_revoked() {
     let story = Story::begin("s25_the_authority_is_rotated");
     let node = node::names().pop().expect("a node");

@@ -8,7 +8,7 @@ use super::{
     awaiting,
     helm::{self, SYSTEM},
     kubectl::{Kubectl, text},
-    node,
+    node, secret,
 };
 
 /// The driver.
@@ -38,13 +38,18 @@ pub(crate) fn ensure() {
     ready();
 }
 
-/// Waits until every workload is ready and every node has the driver.
+/// Waits until every workload is ready, safe answers, and every node has the driver.
 #[track_caller]
 pub(crate) fn ready() {
     let system = Kubectl::namespace(SYSTEM);
     for workload in WORKLOADS {
         system.rolled_out(workload, ROLLOUT);
     }
+    // a rollout is complete before the nodes know the new address
+    awaiting::value("safe's answer to sentinel", ROLLOUT, || {
+        let list = secret::safe(&["-l"], "");
+        if list.is_ok() { Ok(()) } else { Err(list.tell()) }
+    });
     let every = |object: &Value| {
         let status = &object["status"];
         let (wanted, ready) = (&status["desiredNumberScheduled"], &status["numberReady"]);
