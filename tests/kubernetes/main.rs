@@ -43,6 +43,7 @@ mod s22_spires_server_is_down_for_long;
 mod s23_identities_are_withdrawn;
 mod s24_identities_change;
 mod s25_the_authority_is_rotated;
+mod s26_spire_of_ones_own;
 mod s27_bad_input_gets_a_sentence;
 mod s28_the_readme_word_for_word;
 mod support;
