@@ -46,4 +46,5 @@ mod s25_the_authority_is_rotated;
 mod s26_spire_of_ones_own;
 mod s27_bad_input_gets_a_sentence;
 mod s28_the_readme_word_for_word;
+mod s29_reserved_names_are_nobodys;
 mod support;
