@@ -95,8 +95,10 @@ if [ -n "${E2E_KUBECONFIG:-}" ]; then
   push 1.13.3 "$BIN/spire-server.tar" "$BIN/spire-agent.tar"
   push 0.6.3 "$BIN/spire-controller-manager.tar"
   push 1.35 "$BIN/busybox.tar"
-  # that cluster pulls; Always, as the tag is the same each time
-  sed "s#registry\.local#$E2E_REGISTRY#g; s#pullPolicy: Never#pullPolicy: Always#" tests/cluster/values-e2e.yaml > target/e2e/values.yaml
+  # that cluster pulls; Always, as the tag is the same each time. Its kubelets may have signed their certificates themselves,
+  # as kubeadm's do
+  sed "s#registry\.local#$E2E_REGISTRY#g; s#pullPolicy: Never#pullPolicy: Always#; s#verification: clusterCA#verification: skip#" \
+    tests/cluster/values-e2e.yaml > target/e2e/values.yaml
   export VSECM_E2E_VALUES=$PWD/target/e2e/values.yaml VSECM_E2E_BUSYBOX=$E2E_REGISTRY/busybox:1.35
   unset VSECM_CLUSTER
 else
