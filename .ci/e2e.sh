@@ -101,6 +101,10 @@ if [ -n "${E2E_KUBECONFIG:-}" ]; then
     tests/cluster/values-e2e.yaml > target/e2e/values.yaml
   export VSECM_E2E_VALUES=$PWD/target/e2e/values.yaml VSECM_E2E_BUSYBOX=$E2E_REGISTRY/busybox:1.35
   unset VSECM_CLUSTER
+  if helm status vsecm --namespace vsecm-system >/dev/null 2>&1; then
+    step "uninstalling what an earlier run has left: its pods have the images of then"
+    helm uninstall vsecm --namespace vsecm-system --no-hooks --wait --timeout 3m
+  fi
 else
   step "cluster $CLUSTER_ID"
   trap finish EXIT
