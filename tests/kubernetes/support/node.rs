@@ -27,8 +27,9 @@ pub(crate) fn names() -> Vec<String> {
 /// All nodes; `None`, and a sentence that no test harness swallows, on somebody else's cluster.
 pub(crate) fn all(story: &str) -> Option<Vec<Node>> {
     let Ok(script) = env::var("VSECM_CLUSTER") else {
-        let sentence =
-            format!("SKIPPED (in part): {story} needs the nodes; VSECM_CLUSTER is unset\n");
+        let sentence = format!(
+            "SKIPPED what needs the nodes, in part or whole: {story}; VSECM_CLUSTER is unset\n"
+        );
         io::stderr().write_all(sentence.as_bytes()).expect("stderr");
         return None;
     };
