@@ -184,11 +184,11 @@ async fn one_pod_serves_and_the_next_takes_over_when_it_dies() {
     assert_eq!(node.probe("a", "ready"), (false, starting.to_owned()));
     assert!(!node.at("csi.sock").exists(), "nothing is bound before the volumes are there");
     let (_, _keeper) = node.keeper();
-    until("the registration socket", || {
-        node.at("node@csi.vsecm.com-reg.sock").exists().then_some(())
-    });
+    // a socket has its name a moment before it takes connections
+    let registration = node.at("node@csi.vsecm.com-reg.sock");
+    until("the registration socket", || UnixStream::connect(&registration).ok());
 
-    assert_eq!(ask_like_the_kubelet(&node.at("node@csi.vsecm.com-reg.sock")), 1);
+    assert_eq!(ask_like_the_kubelet(&registration), 1);
     let waiting = "not ready: not registered: the kubelet has not come yet";
     assert_eq!(node.probe("a", "ready"), (false, waiting.to_owned()));
     register(&node, false, "no such plugin").await;
@@ -215,7 +215,7 @@ async fn one_pod_serves_and_the_next_takes_over_when_it_dies() {
 
     second.signal(Signal::SIGTERM);
     assert_eq!(second.ended(), Some(0));
-    assert!(!node.at("csi.sock").exists() && !node.at("node@csi.vsecm.com-reg.sock").exists());
+    assert!(!node.at("csi.sock").exists() && !registration.exists());
     assert!(!node.probe("b", "live").0, "nobody answers");
 }
 
