@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use nix::unistd::geteuid;
-use rustls::ServerConfig;
 use spiffe::X509Source;
 use time::OffsetDateTime;
 use tokio::{
@@ -31,7 +30,8 @@ use crate::{
     custodian,
     feed::Feed,
     grpc::{self, Services},
-    identity, metrics,
+    identity::{self, Tls},
+    metrics,
     own_identity::{self, Expected},
     places,
     readiness::{State, follow_identity},
@@ -93,7 +93,7 @@ impl Signs {
 /// All that is needed to serve.
 struct Prepared {
     listener: TcpListener,
-    config: ServerConfig,
+    tls: Tls,
     source: X509Source,
     services: Services,
     custody: JoinHandle<()>,
@@ -112,14 +112,14 @@ async fn prepare(
     let expected =
         Expected { trust_domain: args.trust_domain.clone(), safe: patterns.safe.clone() };
     let source = own_identity::wait(&args.workload_api, expected, &signs.state).await?;
-    let config = identity::server_config(source.clone(), args.trust_domain.clone())
-        .context("cannot prepare mutual TLS")?;
+    let tls =
+        Tls::of(source.clone(), args.trust_domain.clone()).context("cannot prepare mutual TLS")?;
     let listener = TcpListener::bind(args.listen.as_str())
         .await
         .with_context(|| format!("cannot listen at {}", args.listen))?;
     tracing::info!(address = %listener.local_addr()?, "listening");
     let services = Services { patterns, proof, custodian, feed, stop: stop.clone() };
-    Ok(Prepared { listener, config, source, services, custody, key_mount })
+    Ok(Prepared { listener, tls, source, services, custody, key_mount })
 }
 
 async fn serve(
@@ -128,11 +128,10 @@ async fn serve(
     descriptors: u64,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Prepared { listener, config, source, services, mut custody, key_mount } = prepared;
+    let Prepared { listener, tls, source, services, mut custody, key_mount } = prepared;
     let (accepted, connections) = mpsc::channel(BACKLOG);
     let places = places::of_all(descriptors);
-    let config = Arc::new(config);
-    let accepting = identity::accept(listener, config, accepted, places, stop.clone());
+    let accepting = identity::accept(listener, tls, accepted, places, stop.clone());
     let mut accepting = tokio::spawn(accepting);
     let mut serving = tokio::spawn(grpc::serve(services, connections));
     let following = tokio::spawn(follow_identity(source, signs.state.clone()));

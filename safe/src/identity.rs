@@ -13,9 +13,9 @@ use std::{
     time::Duration,
 };
 
-use rustls::{ProtocolVersion, ServerConfig};
+use rustls::{ProtocolVersion, ServerConfig, server::Acceptor};
 use spiffe::{SpiffeId, TrustDomain, X509Source, cert::spiffe_id_from_der};
-use spiffe_rustls::{LocalOnly, mtls_server};
+use spiffe_rustls::{Error as TlsError, LocalOnly, TlsStatus, mtls_server};
 use time::OffsetDateTime;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -23,7 +23,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Sleep, sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use vsecm_safe_api::client::chain;
@@ -84,16 +84,42 @@ impl Peer {
 }
 
 /// A TLS configuration that follows the source: new handshakes use the newest SVID and bundles.
-pub fn server_config(
-    source: X509Source,
-    trust_domain: TrustDomain,
-) -> Result<ServerConfig, spiffe_rustls::Error> {
-    let local = trust_domain.clone();
-    mtls_server(source)
-        .authorize(move |id: &SpiffeId| *id.trust_domain() == local)
-        .trust_domain_policy(LocalOnly(trust_domain))
-        .with_alpn_protocols([b"h2"])
-        .build()
+#[derive(Clone, Debug)]
+pub struct Tls {
+    config: Arc<ServerConfig>,
+    status: TlsStatus,
+}
+
+impl Tls {
+    /// With the SVIDs of this source, for clients of this trust domain.
+    pub fn of(source: X509Source, trust_domain: TrustDomain) -> Result<Self, TlsError> {
+        let local = trust_domain.clone();
+        let (config, status) = mtls_server(source)
+            .authorize(move |id: &SpiffeId| *id.trust_domain() == local)
+            .trust_domain_policy(LocalOnly(trust_domain))
+            .with_alpn_protocols([b"h2"])
+            .build_with_status()?;
+        Ok(Self { config: Arc::new(config), status })
+    }
+
+    async fn accept(mut self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        self.settled().await;
+        hello.into_stream(self.config).await
+    }
+
+    /// A renewed SVID is there a moment before TLS has it, and who says hello in between would be
+    /// refused.
+    async fn settled(&mut self) {
+        let pending = |status: &TlsStatus| {
+            matches!(status.current().error.as_deref(), Some(TlsError::PendingRevision { .. }))
+        };
+        while pending(&self.status) {
+            if self.status.changed().await.is_err() {
+                return;
+            }
+        }
+    }
 }
 
 /// One connection with its peer. It ends by itself soon after the peer's certificate.
@@ -147,12 +173,11 @@ impl AsyncWrite for Connection {
 /// Accepts until `stop`, and gives on what has shown an SVID of the trust domain.
 pub async fn accept(
     listener: TcpListener,
-    config: Arc<ServerConfig>,
+    tls: Tls,
     accepted: mpsc::Sender<io::Result<Connection>>,
     connections: usize,
     stop: CancellationToken,
 ) {
-    let acceptor = TlsAcceptor::from(config);
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     let connections = Arc::new(Semaphore::new(connections));
     let places = Places::default();
@@ -173,10 +198,10 @@ pub async fn accept(
                 sleep(ACCEPT_PAUSE).await;
             }
             Some((place, turn, Ok((stream, address)))) => {
-                let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+                let (tls, accepted) = (tls.clone(), accepted.clone());
                 let places = places.clone();
                 tokio::spawn(async move {
-                    match handshake(&acceptor, stream, place, &places).await {
+                    match handshake(tls, stream, place, &places).await {
                         Ok(connection) => {
                             // none takes it while the server drains
                             let _closed = accepted.send(Ok(connection)).await;
@@ -201,14 +226,14 @@ fn refuse(address: SocketAddr, error: &PeerError) {
 }
 
 async fn handshake(
-    acceptor: &TlsAcceptor,
+    tls: Tls,
     stream: TcpStream,
     place: OwnedSemaphorePermit,
     places: &Places,
 ) -> Result<Connection, PeerError> {
     // frames are small and answers are waited for
     stream.set_nodelay(true).map_err(PeerError::Handshake)?;
-    let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
+    let stream = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream))
         .await
         .map_err(|_elapsed| PeerError::Slow)?
         .map_err(PeerError::Handshake)?;
