@@ -9,11 +9,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
 use vsecm_node_agent_api::{
-    channel::listen_alone,
-    client::Door,
-    process,
-    turn::{PAUSE, Turn},
-    volume::PodUid,
+    channel::listen_alone, client::Door, process, turn::Turn, volume::PodUid,
 };
 
 use crate::{
@@ -103,14 +99,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
 /// Waits until this pod has the turn to serve the node.
 async fn stand_by(lock: &Path, pod: &PodUid, health: &Health) -> anyhow::Result<Turn> {
-    loop {
-        let turn = Turn::look(lock, pod).with_context(|| lock.display().to_string())?;
-        if let Some(turn) = turn {
-            return Ok(turn);
-        }
-        health.is(State::StandingBy);
-        sleep(PAUSE).await;
+    let at = || lock.display().to_string();
+    if let Some(turn) = Turn::look(lock, pod).with_context(at)? {
+        return Ok(turn);
     }
+    health.is(State::StandingBy);
+    Turn::wait(lock, pod).await.with_context(at)
 }
 
 /// Serves on a Unix socket until `stop`, replacing what a dead predecessor left there. Root only:

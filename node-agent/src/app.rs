@@ -7,7 +7,6 @@ use tokio::{
     runtime::{self, Runtime},
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    task::spawn_blocking,
 };
 use tracing::{error, info};
 use vsecm_node_agent_api::turn::Turn;
@@ -129,15 +128,12 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
 /// The right to serve this node; none is needed where there is no lock.
 async fn turn(settings: &Settings) -> anyhow::Result<Option<Turn>> {
     let kubernetes = &settings.kubernetes;
-    let (Some(lock), Some(pod)) = (kubernetes.lock.clone(), kubernetes.pod_uid.clone()) else {
+    let (Some(lock), Some(pod)) = (&kubernetes.lock, &kubernetes.pod_uid) else {
         return Ok(None);
     };
     info!(lock = %lock.display(), "standing by until no other pod serves this node");
-    // a thread of its own, which the end of the process ends
-    let waited = spawn_blocking(move || {
-        Turn::wait(&lock, &pod).map_err(|error| anyhow!("the lock {}: {error}", lock.display()))
-    });
-    let turn = waited.await.context("the wait for the lock broke")??;
+    let turn = Turn::wait(lock, pod).await;
+    let turn = turn.map_err(|error| anyhow!("the lock {}: {error}", lock.display()))?;
     info!("it is this pod's turn");
     Ok(Some(turn))
 }

@@ -13,7 +13,7 @@ use std::{
     io::{self, ErrorKind, Read, Seek, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
-    process, thread,
+    process,
     time::Duration,
 };
 
@@ -21,11 +21,12 @@ use rustix::{
     fs::{FlockOperation, OFlags, flock},
     io::Errno,
 };
+use tokio::time::sleep;
 
 use crate::volume::PodUid;
 
 /// Between two looks at the lock: no call waits for both "free" and "held by my own pod".
-pub const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes of the file that are read at most: one more than a [`PodUid`] has.
 const CONTENT_LIMIT: u64 = 65;
@@ -37,16 +38,16 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Blocks until it is this pod's turn; `path` is the lock file, the same for all pods.
+    /// Waits until it is this pod's turn; `path` is the lock file, the same for all pods.
     ///
     /// # Errors
     /// As [`Self::look`].
-    pub fn wait(path: &Path, pod: &PodUid) -> io::Result<Self> {
+    pub async fn wait(path: &Path, pod: &PodUid) -> io::Result<Self> {
         loop {
             if let Some(turn) = Self::look(path, pod)? {
                 return Ok(turn);
             }
-            thread::sleep(PAUSE);
+            sleep(PAUSE).await;
         }
     }
 
@@ -137,6 +138,7 @@ mod tests {
         path::PathBuf,
         process::{Command, Stdio},
         sync::Mutex,
+        thread,
     };
 
     use super::*;
@@ -154,7 +156,7 @@ mod tests {
     #[test]
     fn the_lock_is_one_pods_and_its_processes_share_it() {
         let (_dir, path) = mk_lock();
-        let csi = Turn::wait(&path, &pod("a")).unwrap();
+        let csi = Turn::look(&path, &pod("a")).unwrap().expect("free");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         assert!(Turn::look(&path, &pod("b")).unwrap().is_none());
         let agent = Turn::look(&path, &pod("a")).unwrap().expect("joined");
@@ -167,8 +169,8 @@ mod tests {
         drop(successor);
     }
 
-    #[test]
-    fn who_waits_gets_its_turn_when_the_other_is_killed() {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn who_waits_gets_its_turn_when_the_other_is_killed() {
         let (_dir, path) = mk_lock();
         let mut holder = Command::new(env::current_exe().unwrap())
             .args(["--exact", "turn::tests::holds_until_killed", "--ignored", "--nocapture"])
@@ -180,20 +182,20 @@ mod tests {
         assert!(lines.any(|line| line.unwrap().contains("it is our turn")));
         let waiting = {
             let path = path.clone();
-            thread::spawn(move || Turn::wait(&path, &pod("b")))
+            tokio::spawn(async move { Turn::wait(&path, &pod("b")).await })
         };
         assert!(Turn::look(&path, &pod("c")).unwrap().is_none());
         assert!(!waiting.is_finished());
         holder.kill().unwrap();
         holder.wait().unwrap();
-        waiting.join().unwrap().unwrap();
+        waiting.await.unwrap().unwrap();
     }
 
     #[test]
     #[ignore = "a process of the test above"]
     fn holds_until_killed() {
         let Some(path) = env::var_os("TURN_TEST_LOCK") else { return };
-        let _turn = Turn::wait(Path::new(&path), &pod("a")).unwrap();
+        let _turn = Turn::look(Path::new(&path), &pod("a")).unwrap().expect("free");
         io::stdout().write_all(b"it is our turn\n").unwrap();
         thread::sleep(Duration::from_mins(1));
     }
@@ -233,7 +235,7 @@ mod tests {
     #[test]
     fn who_finds_another_pod_between_the_two_steps_stands_back() {
         let (_dir, path) = mk_lock();
-        let turn = Turn::wait(&path, &pod("b")).unwrap();
+        let turn = Turn::look(&path, &pod("b")).unwrap().expect("free");
         let lock = || open(&path).unwrap().unwrap();
         assert!(Turn::share(lock(), &pod("a")).unwrap().is_none());
         assert!(Turn::share(lock(), &pod("b")).unwrap().is_some());
@@ -277,10 +279,10 @@ mod tests {
         assert!(Turn::look(&path, &pod("a")).unwrap().is_some());
     }
 
-    #[test]
-    fn a_draft_that_a_killed_process_left_is_no_obstacle() {
+    #[tokio::test]
+    async fn a_draft_that_a_killed_process_left_is_no_obstacle() {
         let (_dir, path) = mk_lock();
         fs::write(path.with_extension(process::id().to_string()), "").unwrap();
-        let _turn = Turn::wait(&path, &pod("a")).unwrap();
+        let _turn = Turn::wait(&path, &pod("a")).await.unwrap();
     }
 }
