@@ -26,7 +26,7 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
-use vsecm_safe_api::client::chain;
+use vsecm_safe_api::{client::chain, svid::end_of};
 
 use crate::places::{Place, Places};
 
@@ -262,10 +262,4 @@ fn peer(stream: &TlsStream<TcpStream>) -> Result<Peer, PeerError> {
     let id = spiffe_id_from_der(leaf).map_err(PeerError::SpiffeId)?;
     let not_after = end_of(leaf).ok_or(PeerError::Validity)?;
     Ok(Peer { id, not_after })
-}
-
-/// When a certificate ends.
-pub(crate) fn end_of(der: &[u8]) -> Option<OffsetDateTime> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
-    OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()
 }

@@ -5,9 +5,7 @@ use std::time::Duration;
 use spiffe::{X509Source, x509_source::X509SourceError};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{sync::watch, time::sleep};
-use vsecm_safe_api::{client::chain, probe::Readiness, role::SAFE_PATTERN};
-
-use crate::identity::end_of;
+use vsecm_safe_api::{client::chain, probe::Readiness, role::SAFE_PATTERN, svid::end_of};
 
 /// Longest time between two looks at the own SVID: an expiry sends no notice.
 const LOOK: Duration = Duration::from_secs(5);

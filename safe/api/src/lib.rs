@@ -9,6 +9,7 @@
 //! - [`locked`]: how Safe says that it has no root key yet;
 //! - [`metadata`]: the headers beside the messages;
 //! - [`process`]: what a process of this system does first;
+//! - [`svid`]: what an SVID says beside its ID;
 //! - `probe`: HTTP probes and metrics, behind the feature of that name.
 
 pub mod client;
@@ -21,6 +22,7 @@ pub mod probe;
 pub mod process;
 pub mod role;
 pub mod state;
+pub mod svid;
 pub mod value;
 pub mod wire;
 

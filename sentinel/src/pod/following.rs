@@ -4,13 +4,12 @@
 use std::{sync::Arc, time::Duration};
 
 use spiffe::{WorkloadApiClient, WorkloadApiError, X509Context, X509Svid};
-use time::OffsetDateTime;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 use tokio_stream::StreamExt as _;
-use vsecm_safe_api::client::chain;
+use vsecm_safe_api::{client::chain, svid::end_of};
 
 use super::readiness::{Lack, Standing};
 use crate::{
@@ -95,7 +94,7 @@ fn judge(context: &X509Context, config: &Config, own: &OwnIdentity) -> Standing 
     let svids = context.svids();
     let chosen = svids.iter().find(|svid| own.is_own(svid.spiffe_id()));
     if let Some(svid) = chosen {
-        return end_of(svid)
+        return end_of(svid.leaf().as_bytes())
             .map_or(Standing::Lacking(Lack::Certificate), |until| Standing::Issued { until });
     }
     let foreign = |svid: &&Arc<X509Svid>| *svid.spiffe_id().trust_domain() != config.trust_domain;
@@ -110,10 +109,4 @@ fn judge(context: &X509Context, config: &Config, own: &OwnIdentity) -> Standing 
             Lack::Stranger { ids: ids.join(" and ") }
         }
     })
-}
-
-fn end_of(svid: &X509Svid) -> Option<OffsetDateTime> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(svid.leaf().as_bytes()).ok()?;
-    let end = certificate.validity().not_after.timestamp();
-    OffsetDateTime::from_unix_timestamp(end).ok()
 }
