@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use spiffe::{SpiffeId, TrustDomain, WorkloadApiClient, WorkloadApiError, X509Source, X509Svid};
+use spiffe::{
+    SpiffeId, TrustDomain, WorkloadApiClient, WorkloadApiError, X509Source, X509Svid,
+    x509_source::SvidPicker,
+};
 use tokio::time::{sleep, timeout};
 use vsecm_safe_api::{
     client::chain,
@@ -73,22 +76,15 @@ pub async fn wait(endpoint: &str, expected: Expected, state: &State) -> anyhow::
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    let pick =
-        move |svids: &[Arc<X509Svid>]| svids.iter().position(|svid| expected.is(svid.spiffe_id()));
-    let source = X509Source::builder().endpoint(endpoint).picker(Pick(pick)).build().await;
+    let source = X509Source::builder().endpoint(endpoint).picker(expected).build().await;
     let source = source.context("no SVID from the Workload API")?;
     tracing::info!(id = %source.svid()?.spiffe_id(), "identity");
     Ok(source)
 }
 
-struct Pick<F>(F);
-
-impl<F> spiffe::x509_source::SvidPicker for Pick<F>
-where
-    F: Fn(&[Arc<X509Svid>]) -> Option<usize> + Send + Sync + 'static,
-{
+impl SvidPicker for Expected {
     fn pick_svid(&self, svids: &[Arc<X509Svid>]) -> Option<usize> {
-        (self.0)(svids)
+        svids.iter().position(|svid| self.is(svid.spiffe_id()))
     }
 }
 
