@@ -6,7 +6,6 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
     time::Duration,
 };
 
@@ -46,11 +45,11 @@ impl fmt::Display for State {
 
 /// The state, for all who change or tell it.
 #[derive(Clone, Debug)]
-pub(crate) struct Health(Arc<watch::Sender<State>>);
+pub(crate) struct Health(watch::Sender<State>);
 
 impl Default for Health {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(State::Starting)))
+        Self(watch::Sender::new(State::Starting))
     }
 }
 

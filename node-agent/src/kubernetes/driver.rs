@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 use vsecm_safe_api::client::chain;
 
-use super::{KubernetesError, follow};
+use super::follow;
 
 /// What is known of the `CSIDriver` object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,13 +93,9 @@ fn next(name: &str, known: &Driver, heard: &follow::Heard<CSIDriver>) -> Driver 
     match (heard, known) {
         (follow::Heard::There(object), _) => judge(name, Some(object)),
         (follow::Heard::Missing, _) => judge(name, None),
-        (follow::Heard::Nothing(reason), Driver::Unknown(_)) => Driver::Unknown(told(reason)),
+        (follow::Heard::Nothing(reason), Driver::Unknown(_)) => Driver::Unknown(chain(reason)),
         (follow::Heard::Nothing(_), known) => known.clone(),
     }
-}
-
-fn told(reason: &KubernetesError) -> String {
-    chain(reason)
 }
 
 /// Watches the `CSIDriver` object of this name, for as long as somebody wants to know.
@@ -109,7 +105,7 @@ pub fn watched(name: String) -> watch::Receiver<Driver> {
     tokio::spawn(async move {
         let hear = |heard: follow::Heard<CSIDriver>| {
             if let follow::Heard::Nothing(reason) = &heard {
-                debug!(reason = told(reason), "the CSIDriver object cannot be asked for");
+                debug!(reason = chain(reason), "the CSIDriver object cannot be asked for");
             }
             sender.send_if_modified(|known| {
                 let next = next(&name, known, &heard);
@@ -136,7 +132,7 @@ pub fn watched(name: String) -> watch::Receiver<Driver> {
 mod tests {
     use k8s_openapi::api::storage::v1::CSIDriverSpec;
 
-    use super::*;
+    use super::{super::KubernetesError, *};
 
     const NAME: &str = "csi.vsecm.com";
 
