@@ -8,7 +8,7 @@ use tonic::transport::{Channel, Endpoint, Error};
 use tower::service_fn;
 
 /// Dials the socket at `path`.
-pub(crate) async fn unix(path: PathBuf) -> Result<Channel, Error> {
+pub async fn unix(path: PathBuf) -> Result<Channel, Error> {
     // the address is never looked at: the connector knows where to go
     let endpoint = Endpoint::from_static("http://unix");
     let connect = service_fn(move |_: tonic::transport::Uri| {

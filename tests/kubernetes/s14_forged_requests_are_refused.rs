@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tonic::Code;
+use vsecm_tests::proto::csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest};
 
 use crate::support::{
     awaiting::SOON,
@@ -12,7 +13,6 @@ use crate::support::{
     kubectl::{Kubectl, Run},
     node,
     pod::Pod,
-    proto::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest},
     story::Story,
 };
 

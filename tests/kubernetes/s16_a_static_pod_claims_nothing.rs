@@ -5,6 +5,7 @@
 use std::{thread, time::Duration};
 
 use tonic::Code;
+use vsecm_tests::proto::csi::NodeUnpublishVolumeRequest;
 
 use crate::support::{
     awaiting::{self, SOON},
@@ -12,7 +13,6 @@ use crate::support::{
     driver::{self, Driver},
     metrics, node,
     pod::Pod,
-    proto::NodeUnpublishVolumeRequest,
     story::Story,
 };
 

@@ -2,7 +2,7 @@
 //! succeeds, with its own pauses, and unpublishes when the pod goes.
 
 mod publishing;
-pub(crate) mod request;
+pub mod request;
 pub mod spec;
 pub mod volume;
 

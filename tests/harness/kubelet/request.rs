@@ -14,7 +14,7 @@ use crate::proto::csi::{
 };
 
 /// The name that pods give the volume here, as the README tells them to.
-pub(crate) const VOLUME: &str = "vsecm";
+pub const VOLUME: &str = "vsecm";
 
 /// `csi-` and the SHA-256 of pod uid and volume name, in hex.
 pub(super) fn volume_id(pod_uid: &str) -> String {
@@ -23,12 +23,13 @@ pub(super) fn volume_id(pod_uid: &str) -> String {
 }
 
 /// Where the kubelet wants the volume; the driver makes the last component.
-pub(super) fn target(kubelet: &Path, pod_uid: &str) -> PathBuf {
+pub fn target(kubelet: &Path, pod_uid: &str) -> PathBuf {
     let volumes = kubelet.join("pods").join(pod_uid).join("volumes");
     volumes.join("kubernetes.io~csi").join(VOLUME).join("mount")
 }
 
-pub(super) fn publish(spec: &PodSpec, uid: &str, target: &Path) -> NodePublishVolumeRequest {
+/// What publishes the volume of a pod with this uid at this target.
+pub fn publish(spec: &PodSpec, uid: &str, target: &Path) -> NodePublishVolumeRequest {
     let attributes: BTreeMap<_, _> = spec.attributes.clone();
     let mut volume_context: HashMap<String, String> = attributes.into_iter().collect();
     // the kubelet's own keys win over the author's
@@ -63,7 +64,8 @@ pub(super) fn publish(spec: &PodSpec, uid: &str, target: &Path) -> NodePublishVo
     }
 }
 
-pub(super) fn unpublish(uid: &str, target: &Path) -> NodeUnpublishVolumeRequest {
+/// What takes it away.
+pub fn unpublish(uid: &str, target: &Path) -> NodeUnpublishVolumeRequest {
     NodeUnpublishVolumeRequest {
         volume_id: volume_id(uid),
         target_path: target.display().to_string(),

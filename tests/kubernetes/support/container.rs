@@ -1,12 +1,10 @@
 //! A container of a pod.
 
 use serde_json::{Value, json};
+pub(crate) use vsecm_tests::kubelet::request::VOLUME as VOLUME_NAME;
 
 /// Where the volume is mounted.
 pub(crate) const VOLUME: &str = "/vsecm";
-
-/// The volume's name in the pod, as the README has it.
-pub(crate) const VOLUME_NAME: &str = "vsecm";
 
 /// An empty folder that every container has, for what must outlive it.
 pub(crate) const STATE: &str = "/state";

@@ -1,26 +1,21 @@
 //! The CSI driver of a node, called past the kubelet: for requests that no kubelet makes.
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
-
-use hyper_util::rt::TokioIo;
-use sha2::{Digest as _, Sha256};
-use tokio::{net::UnixStream, runtime};
-use tonic::{Request, Status, transport::Endpoint};
-use tower::service_fn;
-
-use super::{
-    container::VOLUME_NAME,
-    created::Created,
-    node::Node,
-    proto::{
-        NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability,
-        node_client::NodeClient,
-        volume_capability::{
-            AccessMode, AccessType, MountVolume, access_mode::Mode::SingleNodeWriter,
-        },
-    },
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
+use tokio::runtime;
+use tonic::{Request, Status, transport::Channel};
+use vsecm_tests::{
+    PodSpec, dial,
+    kubelet::request,
+    proto::csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest, node_client::NodeClient},
+};
+
+use super::{created::Created, node::Node};
+
+const KUBELET: &str = "/var/lib/kubelet";
 const SOCKET: &str = "/var/lib/kubelet/plugins/csi.vsecm.com/csi.sock";
 
 /// The driver of a node.
@@ -45,53 +40,30 @@ impl Driver {
     ) -> Result<(), Status> {
         let mut request = Request::new(request);
         request.set_timeout(within);
-        self.runtime.block_on(async { self.client().node_publish_volume(request).await.map(drop) })
+        self.runtime
+            .block_on(async { self.client().await.node_publish_volume(request).await.map(drop) })
     }
 
     /// Unpublishes.
     pub(crate) fn unpublish(&self, request: NodeUnpublishVolumeRequest) -> Result<(), Status> {
         self.runtime
-            .block_on(async { self.client().node_unpublish_volume(request).await.map(drop) })
+            .block_on(async { self.client().await.node_unpublish_volume(request).await.map(drop) })
     }
 
-    fn client(&self) -> NodeClient<tonic::transport::Channel> {
-        let socket = self.socket.clone();
-        let connect = service_fn(move |_: tonic::transport::Uri| {
-            let path = socket.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        // the address is never looked at: the connector knows where to go
-        let endpoint = Endpoint::from_static("http://unix");
-        NodeClient::new(endpoint.connect_with_connector_lazy(connect))
+    async fn client(&self) -> NodeClient<Channel> {
+        let channel = dial::unix(self.socket.clone()).await;
+        NodeClient::new(channel.expect("csi listens"))
     }
 }
 
 /// The request that the kubelet makes for a pod, to be changed by who forges.
 pub(crate) fn request(pod: &Created, service_account: &str) -> NodePublishVolumeRequest {
-    let digest = Sha256::digest(format!("{}{VOLUME_NAME}", pod.uid()));
-    let context = [
-        ("csi.storage.k8s.io/pod.name", pod.name()),
-        ("csi.storage.k8s.io/pod.namespace", pod.namespace()),
-        ("csi.storage.k8s.io/pod.uid", pod.uid()),
-        ("csi.storage.k8s.io/serviceAccount.name", service_account),
-        ("csi.storage.k8s.io/ephemeral", "true"),
-    ];
-    NodePublishVolumeRequest {
-        volume_id: format!("csi-{}", hex::encode(digest)),
-        publish_context: HashMap::new(),
-        staging_target_path: String::new(),
-        target_path: target(pod.uid()),
-        volume_capability: Some(VolumeCapability {
-            access_mode: Some(AccessMode { mode: SingleNodeWriter.into() }),
-            access_type: Some(AccessType::Mount(MountVolume::default())),
-        }),
-        readonly: true,
-        secrets: HashMap::new(),
-        volume_context: context.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-    }
+    let mut spec = PodSpec::new(pod.name()).namespace(pod.namespace());
+    service_account.clone_into(&mut spec.service_account);
+    request::publish(&spec, pod.uid(), &request::target(Path::new(KUBELET), pod.uid()))
 }
 
 /// Where the kubelet wants the volume of a pod.
 pub(crate) fn target(pod_uid: &str) -> String {
-    format!("/var/lib/kubelet/pods/{pod_uid}/volumes/kubernetes.io~csi/{VOLUME_NAME}/mount")
+    request::target(Path::new(KUBELET), pod_uid).display().to_string()
 }

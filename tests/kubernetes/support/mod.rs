@@ -1,7 +1,5 @@
 //! What the stories are told with.
 
-#![expect(dead_code, reason = "stories that use the rest are being written")]
-
 pub(crate) mod artefacts;
 #[path = "../../stories/support/attacker.rs"]
 #[expect(dead_code, reason = "the stories without Kubernetes use the rest")]
@@ -21,7 +19,6 @@ pub(crate) mod outage;
 pub(crate) mod part;
 pub(crate) mod pod;
 pub(crate) mod program;
-pub(crate) mod proto;
 pub(crate) mod reader;
 pub(crate) mod search;
 pub(crate) mod secret;

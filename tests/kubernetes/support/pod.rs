@@ -20,7 +20,6 @@ pub(super) fn pull_policy() -> String {
 pub(crate) struct Pod {
     pub(super) name: String,
     labels: BTreeMap<String, String>,
-    service_account: String,
     node: Option<String>,
     attributes: BTreeMap<String, String>,
     security: Value,
@@ -40,7 +39,6 @@ impl Pod {
         Self {
             name: name.to_owned(),
             labels: BTreeMap::new(),
-            service_account: "default".to_owned(),
             node: None,
             attributes: BTreeMap::new(),
             security: json!({
@@ -65,12 +63,6 @@ impl Pod {
     #[must_use]
     pub(crate) fn label(mut self, key: &str, value: &str) -> Self {
         self.labels.insert(key.to_owned(), value.to_owned());
-        self
-    }
-
-    #[must_use]
-    pub(crate) fn service_account(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.service_account);
         self
     }
 
@@ -133,7 +125,7 @@ impl Pod {
         }
         let list = |of: &[Container]| of.iter().map(Container::manifest).collect::<Vec<_>>();
         let mut spec = json!({
-            "serviceAccountName": self.service_account,
+            "serviceAccountName": "default",
             "automountServiceAccountToken": false,
             "terminationGracePeriodSeconds": 2,
             "securityContext": self.security,

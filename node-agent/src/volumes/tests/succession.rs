@@ -43,11 +43,7 @@ fn a_successor_takes_over_what_the_keeper_has_without_spire_and_safe() {
         let mount = node.serving_volume(&record).await;
         let successor = node.successor();
         successor.volumes.recover().await.unwrap();
-        let AgentReply::State { serving, files, .. } = successor.volumes.state(&record.volume)
-        else {
-            panic!("a state was asked for");
-        };
-        assert_eq!((serving, files), (IsServing::Yes, 2));
+        assert_eq!(serving_and_files(&successor, &record), (IsServing::Yes, 2));
         // csi finds out and asks: it is told that all is well
         let descriptor = mount.fuse().try_clone().unwrap();
         let resumed = successor.volumes.resume(&record, descriptor).await;
