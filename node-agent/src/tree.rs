@@ -256,7 +256,7 @@ fn parts(source: &Source, options: &VolumeOptions) -> (Vec<(FileName, Part)>, Ve
 #[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
-    use vsecm_node_agent_api::volume::{FileMode, Gate, OnWithdraw};
+    use vsecm_node_agent_api::volume::{Audit, FileMode, Gate, OnRotate, OnWithdraw};
 
     use super::*;
     use crate::snapshot::tests::document;
@@ -268,6 +268,8 @@ pub(crate) mod tests {
             mode: FileMode::try_from(0o444).unwrap(),
             gate: Gate::Required,
             on_withdraw: OnWithdraw::Keep,
+            audit: Audit::Off,
+            on_rotate: OnRotate::Follow,
             group: None,
         }
     }

@@ -12,7 +12,7 @@ use vsecm_node_agent_api::{
     channel::Listener,
     frame::{AgentReply, AgentRequest, Descriptor, Order, OrderOutcome, OrderReply, Serving},
     peer::PeerRule,
-    volume::{Gate, Layout, OnWithdraw, PodRef, VolumeOptions},
+    volume::{Audit, Gate, Layout, OnRotate, OnWithdraw, PodRef, VolumeOptions},
 };
 
 use super::*;
@@ -40,6 +40,8 @@ pub(crate) fn mk_record(pod: usize) -> VolumeRecord {
             mode: 0o444.try_into().unwrap(),
             gate: Gate::Required,
             on_withdraw: OnWithdraw::Keep,
+            audit: Audit::Off,
+            on_rotate: OnRotate::Follow,
             group: None,
         },
         target,

@@ -4,7 +4,8 @@
 use std::{collections::HashMap, str::FromStr};
 
 use crate::volume::{
-    FileMode, FileName, Gate, Layout, OnWithdraw, ParseError, PodRef, VolumeOptions,
+    Audit, FileMode, FileName, Gate, Layout, OnRotate, OnWithdraw, ParseError, PodRef,
+    VolumeOptions,
 };
 
 /// Why the attributes are refused. No refusal holds a value.
@@ -12,7 +13,9 @@ use crate::volume::{
 #[non_exhaustive]
 pub enum AttributeError {
     /// An attribute nobody knows; its name, shortened.
-    #[error("volumeAttributes has {0:?}: only layout, document, mode, optional, onWithdraw exist")]
+    #[error(
+        "volumeAttributes has {0:?}: only layout, document, mode, optional, audit, onRotate, onWithdraw exist"
+    )]
     Unknown(String),
     /// A known attribute with a value that is not possible, and what is.
     #[error("the volume attribute {0} must be {1}")]
@@ -86,6 +89,8 @@ pub fn options(context: &Context, group: &str) -> Result<VolumeOptions, Attribut
         mode: mode(default_mode)?,
         gate: Gate::Required,
         on_withdraw: OnWithdraw::Keep,
+        audit: Audit::Off,
+        on_rotate: OnRotate::Follow,
         group,
     };
     for (key, text) in context.iter().filter(|(k, _)| !k.starts_with(KUBELETS)) {
@@ -101,6 +106,13 @@ pub fn options(context: &Context, group: &str) -> Result<VolumeOptions, Attribut
             ("onWithdraw", "keep") => options.on_withdraw = OnWithdraw::Keep,
             ("onWithdraw", "revoke") => options.on_withdraw = OnWithdraw::Revoke,
             ("onWithdraw", _) => return value("onWithdraw", "keep or revoke"),
+            ("audit", "off") => options.audit = Audit::Off,
+            ("audit", "opens") => options.audit = Audit::Opens,
+            ("audit", _) => return value("audit", "off or opens"),
+            ("onRotate", "follow") => options.on_rotate = OnRotate::Follow,
+            ("onRotate", "keep") => options.on_rotate = OnRotate::Keep,
+            ("onRotate", "revoke") => options.on_rotate = OnRotate::Revoke,
+            ("onRotate", _) => return value("onRotate", "follow, keep or revoke"),
             (key, _) => return Err(AttributeError::Unknown(key.chars().take(80).collect())),
         }
     }
@@ -136,7 +148,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_attribute_panics_and_no_refusal_shows_a_value(
-            key in "(mode|layout|document|optional|onWithdraw|[a-z]{1,9})",
+            key in "(mode|layout|document|optional|audit|onRotate|onWithdraw|[a-z]{1,9})",
             text in "canary\\PC{0,12}",
         ) {
             if let Err(error) = options(&HashMap::from([(key, text)]), "") {

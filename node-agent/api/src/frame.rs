@@ -295,7 +295,8 @@ pub fn sentence(mut text: String) -> String {
 mod tests {
     use super::*;
     use crate::volume::{
-        FileMode, Gate, Layout, ObjectName, OnWithdraw, PodRef, PodUid, VolumeOptions,
+        Audit, FileMode, Gate, Layout, ObjectName, OnRotate, OnWithdraw, PodRef, PodUid,
+        VolumeOptions,
     };
 
     #[test]
@@ -319,6 +320,8 @@ mod tests {
                 mode: FileMode::try_from(0o444).unwrap(),
                 gate: Gate::Required,
                 on_withdraw: OnWithdraw::Revoke,
+                audit: Audit::Off,
+                on_rotate: OnRotate::Follow,
                 group: Some(u32::MAX - 1),
             },
         };

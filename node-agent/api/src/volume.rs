@@ -225,6 +225,30 @@ pub enum OnWithdraw {
     Revoke,
 }
 
+/// Whether each open of a file is recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Audit {
+    /// Opens cost no request, and work while node-agent is away.
+    #[default]
+    Off,
+    /// Each open is a line in node-agent's audit log.
+    Opens,
+}
+
+/// What becomes of what is held of an older version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnRotate {
+    /// subPath binds show the new content after a grace; other descriptors keep their version.
+    #[default]
+    Follow,
+    /// All keep their version.
+    Keep,
+    /// Nothing older can be read any more.
+    Revoke,
+}
+
 /// Permission bits of a file: read bits only, as the volume is read-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u16", into = "u16")]
@@ -269,6 +293,10 @@ pub struct VolumeOptions {
     pub gate: Gate,
     /// Attribute `onWithdraw`.
     pub on_withdraw: OnWithdraw,
+    /// Attribute `audit`.
+    pub audit: Audit,
+    /// Attribute `onRotate`.
+    pub on_rotate: OnRotate,
     /// `fsGroup` of the pod: the group of files and folders.
     pub group: Option<u32>,
 }

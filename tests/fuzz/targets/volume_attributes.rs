@@ -11,7 +11,7 @@ use std::{
 use libfuzzer_sys::fuzz_target;
 use vsecm_node_agent_api::{
     attributes::{self, Context},
-    volume::{Gate, Layout, OnWithdraw, VolumeOptions},
+    volume::{Audit, Gate, Layout, OnRotate, OnWithdraw, VolumeOptions},
 };
 
 const CANARY: &str = "<canary>";
@@ -68,6 +68,15 @@ fn written(options: &VolumeOptions) -> (Context, String) {
         OnWithdraw::Keep => "keep",
         OnWithdraw::Revoke => "revoke",
     };
+    let audit = match options.audit {
+        Audit::Off => "off",
+        Audit::Opens => "opens",
+    };
+    let on_rotate = match options.on_rotate {
+        OnRotate::Follow => "follow",
+        OnRotate::Keep => "keep",
+        OnRotate::Revoke => "revoke",
+    };
     let mode = format!("{:04o}", options.mode.bits());
     let attributes = [
         ("layout", layout),
@@ -75,6 +84,8 @@ fn written(options: &VolumeOptions) -> (Context, String) {
         ("mode", &mode),
         ("optional", optional),
         ("onWithdraw", on_withdraw),
+        ("audit", audit),
+        ("onRotate", on_rotate),
     ];
     let context = HashMap::from(attributes.map(|(k, v)| (k.to_owned(), v.to_owned())));
     (context, options.group.map_or_else(String::new, |group| group.to_string()))
