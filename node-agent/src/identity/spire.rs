@@ -35,6 +35,11 @@ use crate::backoff::Backoff;
 /// that has just started may not have heard of all entries.
 const WITHDRAWAL_GRACE: Duration = Duration::from_mins(1);
 
+/// Nor is a later empty message before this time is over: when an X.509 authority is tainted, an
+/// agent throws away what it has signed, says so, and only then asks for new, which takes
+/// milliseconds.
+const RENEWAL_GRACE: Duration = Duration::from_secs(5);
+
 /// Pods' identities from a SPIRE agent.
 #[derive(Debug)]
 pub struct SpireDelegate {
@@ -92,6 +97,7 @@ impl PodIdentity for SpireDelegate {
             pod: pod.clone(),
             past,
             grace: WITHDRAWAL_GRACE,
+            renewal_grace: RENEWAL_GRACE,
             sender,
         };
         tokio::spawn(follower.run());
@@ -130,6 +136,7 @@ struct Follower {
     pod: PodRef,
     past: Past,
     grace: Duration,
+    renewal_grace: Duration,
     sender: watch::Sender<Standing>,
 }
 
@@ -183,12 +190,13 @@ impl Follower {
     async fn heed(&self, stream: &mut impl Messages, backoff: &mut Backoff) -> StreamError {
         let mut was_issued = false;
         let grace_ends = Instant::now() + self.grace;
-        let mut is_in_doubt = false;
+        // when it is withdrawn, unless an identity comes
+        let mut doubt_ends = None;
         loop {
             let message = tokio::select! {
                 message = stream.next() => message,
-                () = sleep_until(grace_ends), if is_in_doubt => {
-                    is_in_doubt = false;
+                () = sleep_until(doubt_ends.unwrap_or(grace_ends)), if doubt_ends.is_some() => {
+                    doubt_ends = None;
                     self.withdraw();
                     continue;
                 }
@@ -196,13 +204,17 @@ impl Follower {
             match message {
                 Ok(Some(message)) => {
                     backoff.reset();
-                    let offered = self.take(&message);
-                    is_in_doubt = offered == Offered::Nothing && !was_issued;
-                    if offered == Offered::Nothing && was_issued {
-                        self.withdraw();
-                        was_issued = false;
-                    }
-                    was_issued |= offered == Offered::Identity;
+                    doubt_ends = match self.take(&message) {
+                        Offered::Identity => {
+                            was_issued = true;
+                            None
+                        }
+                        Offered::Nothing if was_issued => {
+                            doubt_ends.or_else(|| Some(Instant::now() + self.renewal_grace))
+                        }
+                        Offered::Nothing => Some(grace_ends),
+                        Offered::Unusable => None,
+                    };
                 }
                 Ok(None) => return StreamError::Ended,
                 Err(status) => return StreamError::Status(Box::new(status)),
@@ -277,6 +289,8 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use spire_api::pb::spire::api::agent::delegatedidentity::v1::X509svidWithKey;
 
     use super::*;
@@ -291,27 +305,33 @@ mod tests {
             pod: pod(),
             past,
             grace,
+            renewal_grace: grace,
             sender,
         };
         (follower, receiver)
     }
 
-    /// An agent that says once that there is nothing.
-    struct Empty(Option<SubscribeToX509sviDsResponse>);
+    /// An agent that says this, and then nothing.
+    struct Says(VecDeque<SubscribeToX509sviDsResponse>);
 
-    impl Messages for Empty {
+    impl Messages for Says {
         async fn next(&mut self) -> Message {
-            match self.0.take() {
+            match self.0.pop_front() {
                 Some(message) => Ok(Some(message)),
                 None => std::future::pending().await,
             }
         }
     }
 
+    /// That there is nothing.
+    fn empty() -> Says {
+        Says([SubscribeToX509sviDsResponse::default()].into())
+    }
+
     /// What is known when the standing has changed, or after `watched`.
     async fn after_an_empty_stream(past: Past, grace: Duration, watched: Duration) -> Issue {
         let (follower, mut receiver) = follower(past, grace);
-        let mut stream = Empty(Some(SubscribeToX509sviDsResponse::default()));
+        let mut stream = empty();
         let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
         let is_told = receiver.wait_for(|standing| !matches!(standing.issue, Issue::NotYet));
         tokio::select! {
@@ -339,7 +359,7 @@ mod tests {
         let (follower, mut receiver) = follower(Past::Unknown, Duration::from_millis(200));
         let issue = issued(&pod(), "billing");
         follower.sender.send_modify(|standing| standing.issue = issue);
-        let mut stream = Empty(Some(SubscribeToX509sviDsResponse::default()));
+        let mut stream = empty();
         let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
         let started = Instant::now();
         let is_withdrawn = |standing: &Standing| matches!(standing.issue, Issue::Withdrawn);
@@ -348,6 +368,33 @@ mod tests {
             _gone = receiver.wait_for(is_withdrawn) => {}
         }
         assert!(started.elapsed() >= follower.grace);
+    }
+
+    /// Whether the identity of an agent that says this is withdrawn.
+    async fn is_withdrawn_after(messages: &[&[&str]], grace: Duration, watched: Duration) -> bool {
+        let offers = |names: &&[&str]| SubscribeToX509sviDsResponse {
+            x509_svids: names.iter().map(|workload| offered(&pod(), workload)).collect(),
+            ..SubscribeToX509sviDsResponse::default()
+        };
+        let (follower, mut receiver) = follower(Past::Unknown, grace);
+        let mut stream = Says(messages.iter().map(offers).collect());
+        let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
+        let is_withdrawn = |standing: &Standing| matches!(standing.issue, Issue::Withdrawn);
+        tokio::select! {
+            ended = follower.heed(&mut stream, &mut backoff) => panic!("the stream lives: {ended}"),
+            _gone = receiver.wait_for(is_withdrawn) => true,
+            () = tokio::time::sleep(watched) => false,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_identity_that_is_thrown_away_to_be_renewed_is_not_withdrawn() {
+        const SHORT: Duration = Duration::from_millis(20);
+        const LONG: Duration = Duration::from_secs(10);
+        let renewed: &[&[&str]] = &[&["billing"], &[], &["billing"]];
+        assert!(!is_withdrawn_after(&renewed[..2], LONG, SHORT * 3).await);
+        assert!(!is_withdrawn_after(renewed, SHORT * 10, SHORT * 20).await);
+        assert!(is_withdrawn_after(&renewed[..2], SHORT, LONG).await);
     }
 
     #[tokio::test]
