@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use crate::support::{
     awaiting::{PATIENTLY, SOON},
+    container::{Container, VOLUME},
     helm::SYSTEM,
     identity::{self, server},
     installation,
     kubectl::{Kubectl, text},
     node,
     pod::Pod,
+    reader,
     story::Story,
 };
 
@@ -36,35 +38,55 @@ fn bundle() -> BTreeSet<String> {
 #[test]
 fn changes_and_new_pods_come_after_the_old_authority_was_revoked() {
     let story = Story::begin("s25_the_authority_is_rotated");
-    let node = node::names().pop().expect("a node");
+    let nodes = node::names();
     story.register("web", "first");
-    let running = story.create(&Pod::of("web").on(&node));
-    running.ready(SOON);
+    let path = format!("{VOLUME}/secrets.json");
+    let create = |node: &String| {
+        let containers = [Container::idle("main"), reader::container("reader", &path, "true")];
+        let pod = Pod::of("web").named(&format!("web-{node}")).on(node).containers(containers);
+        story.create(&pod.attribute("onWithdraw", "revoke"))
+    };
+    let running: Vec<_> = nodes.iter().map(create).collect();
+    for pod in &running {
+        pod.ready(SOON);
+    }
     let before = bundle();
     let old = text(&authority("show", None)["active"]["authority_id"]);
     assert!(!old.is_empty(), "no active authority");
 
     let new = text(&authority("prepare", None)["prepared_authority"]["authority_id"]);
     assert_eq!((before.len(), bundle().len()), (1, 2), "the bundle has both");
-    let issued = identity::issued(&running);
     authority("activate", Some(&new));
+    let agents = identity::agents();
+    let issued: Vec<_> = running.iter().map(identity::issued).collect();
     // makes every agent renew what the old one had signed
     authority("taint", Some(&old));
-    identity::renewed(&running, issued, 1);
+    // docs/install.md: an agent that learns of the revocation first never renews it
+    identity::agents_renewed(&agents);
+    for (pod, issued) in running.iter().zip(issued) {
+        identity::renewed(pod, issued, 1);
+    }
     story.register("web", "second");
-    running.comes_to_read("secrets.json", "second", SOON);
+    for pod in &running {
+        pod.comes_to_read("secrets.json", "second", SOON);
+        // that the agents had no identity for a moment was no withdrawal
+        assert_eq!(reader::tally(pod, "reader", 0).failures, Vec::<String>::new());
+    }
 
     authority("revoke", Some(&old));
     let after = bundle();
     assert!(!after.is_empty() && after.is_disjoint(&before), "the old one is still trusted");
+    // sentinel stays: the identity that it has must do
     let restarted = ["statefulset/vsecm-safe", "daemonset/vsecm-node"];
     for workload in restarted {
         Kubectl::namespace(SYSTEM).run(["rollout", "restart", workload]).ok();
     }
     installation::ready();
     story.register("web", "third");
-    running.comes_to_read("secrets.json", "third", PATIENTLY);
-    let new = story.create(&Pod::of("web").named("new").on(&node));
+    for pod in &running {
+        pod.comes_to_read("secrets.json", "third", PATIENTLY);
+    }
+    let new = story.create(&Pod::of("web").named("new").on(&nodes[0]));
     new.ready(PATIENTLY);
     assert_eq!(new.read("secrets.json"), "third");
 }

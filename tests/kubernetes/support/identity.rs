@@ -1,5 +1,7 @@
 //! Identities that a story gives to its pods, beside or instead of those of the chart.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 
 use super::{
@@ -88,7 +90,8 @@ impl Identity {
     }
 }
 
-/// How many identities a pod was given so far, one after the other, by node-agent's log.
+/// How many identities a pod was given so far, one after the other, by node-agent's log. SPIRE's
+/// agent gives the same one again whenever its trust bundle changes.
 #[track_caller]
 pub(crate) fn issued(pod: &Created) -> usize {
     let log = NODE_AGENT.pod(Some(&pod.node())).log(NODE_AGENT.container);
@@ -97,7 +100,11 @@ pub(crate) fn issued(pod: &Created) -> usize {
     let is_it = |line: &&str| {
         line.contains("an identity was issued") && line.contains(&name) && line.contains(&namespace)
     };
-    log.lines().filter(is_it).count()
+    let identity = |line: &str| {
+        let line: Value = serde_json::from_str(line).expect("a line of the log is JSON");
+        text(&line["identity"])
+    };
+    log.lines().filter(is_it).map(identity).collect::<BTreeSet<_>>().len()
 }
 
 /// Waits until a pod has had `count` more identities than `before`.
@@ -106,6 +113,32 @@ pub(crate) fn renewed(pod: &Created, before: usize, count: usize) {
     let what = format!("{count} more identities of pod {}", pod.name());
     let seen = || issued(pod);
     awaiting::until(&what, 2 * SOON, || seen() >= before + count, || seen().to_string());
+}
+
+/// The nodes' SPIRE agents, with the serial number of the certificate that each has for itself.
+#[track_caller]
+pub(crate) fn agents() -> BTreeMap<String, String> {
+    let listed = server(&["agent", "list", "-output", "json"]);
+    let listed = listed["agents"].as_array().cloned().unwrap_or_default();
+    let nodes = Kubectl::cluster().list("nodes", "");
+    let nodes = nodes.iter().map(|node| {
+        let (name, uid) = (text(&node["metadata"]["name"]), text(&node["metadata"]["uid"]));
+        // SPIRE's server also lists agents of nodes that have gone
+        let agent = listed.iter().find(|agent| text(&agent["id"]["path"]).ends_with(&uid));
+        let agent = agent.unwrap_or_else(|| panic!("{name} has no agent: {listed:?}"));
+        (name, text(&agent["x509svid_serial_number"]))
+    });
+    nodes.collect()
+}
+
+/// Waits until each of these agents has another certificate.
+#[track_caller]
+pub(crate) fn agents_renewed(before: &BTreeMap<String, String>) {
+    awaiting::value("another certificate of every SPIRE agent", SOON, || {
+        let now = agents();
+        let mut old = before.iter().filter(|(node, serial)| now.get(*node) == Some(*serial));
+        if old.next().is_none() { Ok(()) } else { Err(format!("{now:?}")) }
+    });
 }
 
 /// SPIFFE IDs of a pod's registration entries, as SPIRE's server has them.
