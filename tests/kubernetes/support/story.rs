@@ -156,8 +156,10 @@ impl Drop for Story {
             // the story's own panic is what counts
             guarded(&gather);
             guarded(&|| self.clean_up());
+            installation::suspect();
         } else if !guarded(&|| self.clean_up()) {
             guarded(&gather);
+            installation::suspect();
             panic!(
                 "{}: did not end well; see {}",
                 self.name,
