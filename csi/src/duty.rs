@@ -1,6 +1,11 @@
 //! The duty connection: node-agent's orders, and a look at all volumes whenever it is new.
 
-use std::{mem, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{
+    mem,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     task::{JoinSet, spawn_blocking},
@@ -9,11 +14,12 @@ use tokio::{
 use vsecm_node_agent_api::{
     channel::{ChannelError, Connection},
     client::{FIRST_PAUSE, chain, pauses, persist},
-    frame::{Order, OrderOutcome, OrderReply, sentence},
+    frame::{Order, OrderOutcome, OrderReply, Step, sentence},
 };
 
 use crate::{
-    swap::swap,
+    mount::Kubelet,
+    swap::{SwapError, publish, retire},
     volumes::{Held, Trouble, Volumes},
 };
 
@@ -65,12 +71,14 @@ async fn obey(volumes: &Arc<Volumes>, connection: Arc<Connection>) -> Result<(),
             order = connection.receive::<Order>(), if at_work.len() < ORDER_LIMIT => {
                 let Some((order, _)) = order? else { return Ok(()) };
                 let (connection, held) = (Arc::clone(&connection), volumes.held(&order.volume));
+                let kubelet = Arc::clone(&volumes.kubelet);
                 at_work.spawn(async move {
-                    let outcome = carry_out(SWAP_PATIENCE, held, &order).await;
+                    let Order { id, volume, step } = order;
+                    let outcome = carry_out(SWAP_PATIENCE, kubelet, held, step).await;
                     if let OrderOutcome::Failed { reason } = &outcome {
-                        tracing::warn!(volume = %order.volume, reason, "swap failed");
+                        tracing::warn!(%volume, reason, "an order failed");
                     }
-                    connection.send(&OrderReply { id: order.id, outcome }, &[]).await
+                    connection.send(&OrderReply { id, outcome }, &[]).await
                 });
             }
             Some(sent) = at_work.join_next() => sent.unwrap_or(Ok(()))?,
@@ -80,8 +88,9 @@ async fn obey(volumes: &Arc<Volumes>, connection: Arc<Connection>) -> Result<(),
 
 pub(crate) async fn carry_out(
     patience: Duration,
+    kubelet: Arc<Kubelet>,
     held: Option<Held>,
-    order: &Order,
+    step: Step,
 ) -> OrderOutcome {
     let failed = |reason: String| OrderOutcome::Failed { reason: sentence(reason) };
     let Some(held) = held else { return OrderOutcome::UnknownVolume };
@@ -91,16 +100,29 @@ pub(crate) async fn carry_out(
     let Ok(turn) = held.swapping.try_lock_owned() else {
         return failed("the swap before has not ended: its thread waits for an answer".to_owned());
     };
-    let publish = order.publish.clone();
     let work = spawn_blocking(move || {
         // kept until the thread is free again, however long the server lets it hang
         let _turn = turn;
-        swap(writable.as_fd(), &publish)
+        take(&step, &kubelet, writable.as_fd())
     });
     match timeout(patience, work).await {
-        Ok(Ok(Ok(()))) => OrderOutcome::Swapped,
+        Ok(Ok(Ok(outcome))) => outcome,
         Ok(Ok(Err(error))) => failed(chain(&error)),
         Ok(Err(panic)) => failed(panic.to_string()),
         Err(_late) => failed(format!("no answer for {} s to an operation", patience.as_secs())),
     }
+}
+
+fn take(step: &Step, kubelet: &Kubelet, root: BorrowedFd<'_>) -> Result<OrderOutcome, SwapError> {
+    Ok(match step {
+        Step::Publish { dir, replaced } => {
+            publish(root, dir, replaced)?;
+            OrderOutcome::Swapped
+        }
+        Step::Retire { dirs } => {
+            retire(root, dirs, &kubelet.binds(root)?)?;
+            OrderOutcome::Retired
+        }
+        Step::Binds { skip } => OrderOutcome::page(kubelet.binds(root)?, *skip),
+    })
 }

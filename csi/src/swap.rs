@@ -1,19 +1,30 @@
-//! The swap of a volume to its next version, on the private read-write clone of its mount.
+//! The file operations of a rotation, on the private read-write clone of a volume's mount.
 //!
 //! The tree is served by a process that csi does not trust. So names are said by us or match a
 //! strict pattern, folders are opened below the root without following anything, all is bounded,
 //! and a server that does not answer hangs one thread and no more (the caller's deadline).
 //!
-//! The order of the operations is what a Kubernetes Secret volume shows to inotify watchers; reads
-//! turn over at the rename, atomically ([I4]).
+//! They are those of a Kubernetes Secret volume, in its order, so that inotify watchers see what
+//! they see there; reads turn over at the rename, atomically ([I4]). The folder of the version
+//! before is removed later, when no path walk can be inside it: an rmdir ends such a walk with
+//! ENOENT.
 
-use std::{collections::BTreeSet, os::fd::BorrowedFd};
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
 
 use rustix::{
-    fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, openat2, renameat, symlinkat, unlinkat},
+    fs::{
+        AtFlags, Dir, Mode, OFlags, ResolveFlags, fchmod, mkdirat, openat2, renameat, symlinkat,
+        unlinkat,
+    },
     io::Errno,
 };
-use vsecm_node_agent_api::volume::{FileName, VersionDir};
+use vsecm_node_agent_api::{
+    frame::Bind,
+    volume::{FileName, VersionDir},
+};
 
 use crate::mount::{INSIDE, StepError, step};
 
@@ -38,13 +49,29 @@ pub enum SwapError {
     TooLarge,
 }
 
-/// Publishes a version whose folder is in the tree already. The one before goes on the server's
-/// side. Blocks as long as the server pleases.
-pub fn swap(root: BorrowedFd<'_>, publish: &VersionDir) -> Result<(), SwapError> {
-    let shown = names_in(root, publish.as_str(), |_| false)?;
+/// Publishes a version, and then takes the names of the files of those that it replaces. Blocks as
+/// long as the server pleases.
+pub fn publish(
+    root: BorrowedFd<'_>,
+    dir: &VersionDir,
+    replaced: &[VersionDir],
+) -> Result<(), SwapError> {
+    // the two modes are the kubelet's: watchers see the second one being set
+    match mkdirat(root, dir.as_str(), Mode::RWXU) {
+        Ok(()) => {
+            // by descriptor: by name it could be a symlink to anywhere by now
+            folder(root, dir.as_str())
+                .and_then(|folder| fchmod(folder, Mode::from_raw_mode(0o755)))
+                .map_err(step("set the mode of the new version's folder"))?;
+        }
+        // an interrupted swap made it
+        Err(Errno::EXIST) => {}
+        Err(e) => return Err(step("make the new version's folder")(e).into()),
+    }
+    let shown = names_in(root, dir.as_str(), |_| false)?;
 
     remove(root, DATA_NEXT).map_err(step("remove what an interrupted swap left"))?;
-    symlinkat(publish.as_str(), root, DATA_NEXT).map_err(step("link the new version"))?;
+    symlinkat(dir.as_str(), root, DATA_NEXT).map_err(step("link the new version"))?;
     renameat(root, DATA_NEXT, root, DATA).map_err(step("turn ..data over"))?;
 
     // what is neither a name nor this, no tree of ours has
@@ -57,6 +84,31 @@ pub fn swap(root: BorrowedFd<'_>, publish: &VersionDir) -> Result<(), SwapError>
     for name in linked.difference(&shown) {
         remove(root, name.as_str()).map_err(step("remove the link of a file that is gone"))?;
     }
+    replaced.iter().filter(|old| *old != dir).try_for_each(|old| empty(root, old))
+}
+
+/// Takes the names of a version's files. The server gives them to who comes late nevertheless.
+fn empty(root: BorrowedFd<'_>, dir: &VersionDir) -> Result<(), SwapError> {
+    let folder = match folder(root, dir.as_str()) {
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened.map_err(step("open the folder of the version before"))?,
+    };
+    for name in names_in(folder.as_fd(), ".", |_| false)? {
+        remove(folder.as_fd(), name.as_str()).map_err(step("remove a file that is gone"))?;
+    }
+    Ok(())
+}
+
+/// Removes folders of versions that nobody walks into any more, except those that mounts show: it
+/// would empty these.
+pub fn retire(root: BorrowedFd<'_>, dirs: &[VersionDir], binds: &[Bind]) -> Result<(), SwapError> {
+    let is_bound = |dir: &VersionDir| binds.iter().any(|bind| bind.dir == *dir);
+    for dir in dirs.iter().filter(|dir| !is_bound(dir)) {
+        match unlinkat(root, dir.as_str(), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(e) => return Err(step("remove the folder of a version that is gone")(e).into()),
+        }
+    }
     Ok(())
 }
 
@@ -67,15 +119,18 @@ fn remove(folder: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     }
 }
 
+fn folder(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat2(root, name, flags, Mode::empty(), INSIDE | ResolveFlags::NO_XDEV)
+}
+
 /// The file names in a folder, read to its end before anything in it is changed.
 fn names_in(
     root: BorrowedFd<'_>,
     folder: &str,
     is_ours: impl Fn(&str) -> bool,
 ) -> Result<BTreeSet<FileName>, SwapError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let here = INSIDE | ResolveFlags::NO_XDEV;
-    let entries = openat2(root, folder, flags, Mode::empty(), here).and_then(Dir::new);
+    let entries = self::folder(root, folder).and_then(Dir::new);
     let mut names = BTreeSet::new();
     for (count, entry) in entries.map_err(step("open a folder"))?.enumerate() {
         // a folder has `.` and `..`, the root also `..data` and a few versions
@@ -93,20 +148,15 @@ fn names_in(
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeMap,
-        fs,
-        os::{
-            fd::{AsFd, OwnedFd},
-            unix::fs::symlink,
-        },
-        path::Path,
-    };
+    use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path};
 
     use super::*;
     use crate::mount::{
         self,
-        lab::{Node, RENAME, SYMLINK, Server, TARGET, UNLINK, in_private_namespace},
+        lab::{
+            MKDIR, Node, RENAME, RMDIR, SETATTR, SYMLINK, Server, TARGET, UNLINK,
+            in_private_namespace,
+        },
     };
 
     fn version(name: &str) -> VersionDir {
@@ -128,9 +178,9 @@ mod tests {
         names
     }
 
-    fn turn(root: &Path, publish: &str) -> Result<(), SwapError> {
+    fn turn(root: &Path, dir: &str) -> Result<(), SwapError> {
         let folder = fs::File::open(root).unwrap();
-        swap(folder.as_fd(), &version(publish))
+        publish(folder.as_fd(), &version(dir), &[])
     }
 
     #[test]
@@ -153,7 +203,15 @@ mod tests {
         add(root, "..3", &[]);
         turn(root, "..3").unwrap();
         assert_eq!(listing(root), ["..1", "..2", "..3", "..data"]);
-        assert_eq!(listing(&root.join("..1")), ["a", "b"], "no version loses a file");
+        assert_eq!(listing(&root.join("..1")), ["a", "b"], "only what is replaced loses its names");
+        let folder = fs::File::open(root).unwrap();
+        let old = [version("..1"), version("..2"), version("..3"), version("..gone")];
+        publish(folder.as_fd(), &version("..3"), &old).unwrap();
+        assert_eq!(listing(&root.join("..1")), [""; 0]);
+        let bind = Bind { dir: version("..2"), path: "a".to_owned(), ino: None };
+        retire(folder.as_fd(), &old[..2], &[bind]).unwrap();
+        retire(folder.as_fd(), &old[..1], &[]).expect("it is gone already");
+        assert_eq!(listing(root), ["..2", "..3", "..data"]);
     }
 
     #[test]
@@ -207,9 +265,9 @@ mod tests {
         in_private_namespace(|dir| {
             let (server, root) = mk_fuse(dir);
             folder_of(&server, "..1", &["a", "b"]);
-            folder_of(&server, "..2", &["b"]);
-            swap(root.as_fd(), &version("..1")).unwrap();
-            swap(root.as_fd(), &version("..2")).unwrap();
+            publish(root.as_fd(), &version("..1"), &[]).unwrap();
+            publish(root.as_fd(), &version("..2"), &[version("..1")]).unwrap();
+            retire(root.as_fd(), &[version("..1")], &[]).unwrap();
             let seen = server.mutations();
             let seen: Vec<_> = seen.iter().map(|(op, name)| (*op, name.as_str())).collect();
             let expected = [
@@ -217,9 +275,15 @@ mod tests {
                 (RENAME, "..data"),
                 (SYMLINK, "a"),
                 (SYMLINK, "b"),
+                (MKDIR, "..2"),
+                (SETATTR, ""),
                 (SYMLINK, "..data_tmp"),
                 (RENAME, "..data"),
                 (UNLINK, "a"),
+                (UNLINK, "b"),
+                (UNLINK, "a"),
+                (UNLINK, "b"),
+                (RMDIR, "..1"),
             ];
             assert_eq!(seen, expected);
         });
@@ -237,8 +301,13 @@ mod tests {
             // split_once keeps the second part whole: a name with a slash in it
             server.add(&format!("..slash/{outside}"), Node::File);
             folder_of(&server, "..dots", &["..", "..data"]);
-            for bad in ["..link", "..up", "..slash", "..dots", "..none"] {
-                let refused = swap(root.as_fd(), &version(bad));
+            for bad in ["..link", "..up", "..slash", "..dots"] {
+                let refused = publish(root.as_fd(), &version(bad), &[]);
+                assert!(refused.is_err(), "{bad}");
+                assert_eq!(server.mutations(), [], "{bad}");
+            }
+            for bad in ["..link", "..up", "..slash", "..dots"] {
+                let refused = empty(root.as_fd(), &version(bad));
                 assert!(refused.is_err(), "{bad}");
                 assert_eq!(server.mutations(), [], "{bad}");
             }

@@ -14,11 +14,12 @@ use tokio::{
 use tracing::{info, warn};
 use vsecm_node_agent_api::{
     channel::{ChannelError, Connection},
-    frame::{Order, OrderOutcome, OrderReply},
-    volume::VolumeId,
+    frame::{Bind, DIR_LIMIT, Order, OrderOutcome, OrderReply, Step},
+    volume::{VersionDir, VolumeId},
 };
 
-use crate::mirror::Swap;
+/// Mounts of one volume that are believed at most. A pod has a subPath mount per container and key.
+const BIND_LIMIT: usize = 4096;
 
 /// csi bounds its own file operations; an answer that takes longer than this never comes.
 const OUTCOME_WAIT: Duration = Duration::from_secs(30);
@@ -36,7 +37,7 @@ pub enum DutyError {
     /// csi is not there.
     #[error("csi is not there")]
     Away,
-    /// csi went away before it answered; the swap may be half done.
+    /// csi went away before it answered; the order may be half done.
     #[error("csi went away, or did not answer, while it swapped")]
     Lost,
     /// csi does not have the volume (yet).
@@ -45,11 +46,14 @@ pub enum DutyError {
     /// csi tried.
     #[error("csi could not swap: {0}")]
     Failed(String),
+    /// csi answers something else than it was asked.
+    #[error("csi's answer does not fit the order")]
+    Strange,
 }
 
 struct Task {
     volume: VolumeId,
-    swap: Swap,
+    step: Step,
     outcome: oneshot::Sender<OrderOutcome>,
 }
 
@@ -100,11 +104,7 @@ impl Duty {
                 task = tasks.recv() => {
                     let Some(task) = task else { return Ok(()) };
                     id += 1;
-                    let order = Order {
-                        id,
-                        volume: task.volume,
-                        publish: task.swap.publish,
-                    };
+                    let order = Order { id, volume: task.volume, step: task.step };
                     pending.insert(id, task.outcome);
                     connection.send(&order, &[]).await?;
                 }
@@ -134,25 +134,69 @@ impl Duty {
         let _resting = rested.map(ManuallyDrop::new);
     }
 
-    /// Has csi swap a volume.
+    /// Has csi publish a version.
     ///
     /// # Errors
     /// [`DutyError`].
-    pub async fn order(&self, volume: VolumeId, swap: Swap) -> Result<(), DutyError> {
+    pub async fn publish(
+        &self,
+        volume: VolumeId,
+        dir: VersionDir,
+        replaced: Vec<VersionDir>,
+    ) -> Result<(), DutyError> {
+        match self.order(volume, Step::Publish { dir, replaced }).await? {
+            OrderOutcome::Swapped => Ok(()),
+            _ => Err(DutyError::Strange),
+        }
+    }
+
+    /// Has csi remove folders that nothing shows, and tell what the mounts show that are left.
+    ///
+    /// # Errors
+    /// [`DutyError`].
+    pub async fn retire(
+        &self,
+        volume: VolumeId,
+        dirs: Vec<VersionDir>,
+    ) -> Result<Vec<Bind>, DutyError> {
+        for dirs in dirs.chunks(DIR_LIMIT) {
+            let step = Step::Retire { dirs: dirs.to_vec() };
+            let OrderOutcome::Retired = self.order(volume.clone(), step).await? else {
+                return Err(DutyError::Strange);
+            };
+        }
+        let mut all = Vec::new();
+        loop {
+            let step = Step::Binds { skip: all.len() };
+            let OrderOutcome::Binds { binds, left } = self.order(volume.clone(), step).await?
+            else {
+                return Err(DutyError::Strange);
+            };
+            if left > 0 && (binds.is_empty() || all.len() > BIND_LIMIT) {
+                return Err(DutyError::Strange);
+            }
+            all.extend(binds);
+            if left == 0 {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn order(&self, volume: VolumeId, step: Step) -> Result<OrderOutcome, DutyError> {
         let _under_way = self.under_way.read().await;
         let tasks = {
             let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
             tasks.clone().ok_or(DutyError::Away)?
         };
         let (outcome, done) = oneshot::channel();
-        let task = Task { volume, swap, outcome };
+        let task = Task { volume, step, outcome };
         tasks.send(task).await.map_err(|_closed| DutyError::Away)?;
         // held no longer than needed: the connection ends when the last sender is gone
         drop(tasks);
         match timeout(OUTCOME_WAIT, done).await {
-            Ok(Ok(OrderOutcome::Swapped)) => Ok(()),
             Ok(Ok(OrderOutcome::UnknownVolume)) => Err(DutyError::Unknown),
             Ok(Ok(OrderOutcome::Failed { reason })) => Err(DutyError::Failed(reason)),
+            Ok(Ok(done)) => Ok(done),
             Ok(Err(_closed)) => Err(DutyError::Lost),
             Err(_elapsed) => Err(DutyError::Lost),
         }
@@ -165,8 +209,8 @@ mod tests {
 
     use super::*;
 
-    fn swap() -> Swap {
-        Swap { publish: "..2".parse().unwrap() }
+    async fn publish(duty: &Duty) -> Result<(), DutyError> {
+        duty.publish(volume(), "..2".parse().unwrap(), Vec::new()).await
     }
 
     fn volume() -> VolumeId {
@@ -189,7 +233,7 @@ mod tests {
                 drop(theirs);
             }
         };
-        let (result, ()) = tokio::join!(duty.order(volume(), swap()), csi);
+        let (result, ()) = tokio::join!(publish(&duty), csi);
         result
     }
 
@@ -203,6 +247,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn binds_come_in_pages_and_an_answer_to_another_question_is_none() {
+        let duty = Arc::new(Duty::default());
+        let (ours, theirs) = Connection::pair().unwrap();
+        let mut arrivals = duty.arrivals();
+        let served = Arc::clone(&duty);
+        tokio::spawn(async move { served.serve(&ours).await });
+        arrivals.wait_for(|count| *count == 1).await.unwrap();
+        let bind = |path: &str| Bind { dir: "..1".parse().unwrap(), path: path.into(), ino: None };
+        let csi = async {
+            for (path, left) in [("a", 1), ("b", 0)] {
+                let (order, _) = theirs.receive::<Order>().await.unwrap().unwrap();
+                assert_eq!(order.step, Step::Binds { skip: 1 - left });
+                let outcome = OrderOutcome::Binds { binds: vec![bind(path)], left };
+                theirs.send(&OrderReply { id: order.id, outcome }, &[]).await.unwrap();
+            }
+            let (order, _) = theirs.receive::<Order>().await.unwrap().unwrap();
+            let outcome = OrderOutcome::Retired;
+            theirs.send(&OrderReply { id: order.id, outcome }, &[]).await.unwrap();
+        };
+        let asked = async {
+            let binds = duty.retire(volume(), Vec::new()).await.unwrap();
+            assert_eq!(binds, [bind("a"), bind("b")]);
+            assert!(matches!(publish(&duty).await, Err(DutyError::Strange)));
+        };
+        tokio::join!(asked, csi);
+    }
+
+    #[tokio::test]
     async fn at_the_end_an_order_under_way_has_its_outcome_and_no_other_begins() {
         let duty = Arc::new(Duty::default());
         let (ours, theirs) = Connection::pair().unwrap();
@@ -211,11 +283,11 @@ mod tests {
         tokio::spawn(async move { served.serve(&ours).await });
         arrivals.wait_for(|count| *count == 1).await.unwrap();
         let ordering = Arc::clone(&duty);
-        let ordered = tokio::spawn(async move { ordering.order(volume(), swap()).await });
+        let ordered = tokio::spawn(async move { publish(&ordering).await });
         let (order, _) = theirs.receive::<Order>().await.unwrap().unwrap();
         let mut resting = std::pin::pin!(duty.rest());
         assert!(futures_util::poll!(resting.as_mut()).is_pending());
-        let mut late = std::pin::pin!(duty.order(volume(), swap()));
+        let mut late = std::pin::pin!(publish(&duty));
         assert!(futures_util::poll!(late.as_mut()).is_pending());
         let reply = OrderReply { id: order.id, outcome: OrderOutcome::Swapped };
         theirs.send(&reply, &[]).await.unwrap();
@@ -226,7 +298,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_order_fails_when_csi_is_away_or_goes() {
-        let away = Duty::default().order(volume(), swap()).await;
+        let away = publish(&Duty::default()).await;
         assert!(matches!(away, Err(DutyError::Away)));
         assert!(matches!(answered(None).await, Err(DutyError::Lost)));
     }

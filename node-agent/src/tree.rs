@@ -16,7 +16,7 @@ use vsecm_node_agent_api::volume::{FileName, Layout, VersionDir, VolumeOptions};
 
 use crate::{
     inode::{Kind, Numbers},
-    snapshot::{Content, Snapshot, VersionId, distinct_folder},
+    snapshot::{Content, Snapshot, VersionId, distinct_folders},
 };
 
 /// What a version shows.
@@ -53,6 +53,22 @@ impl Source {
         }
     }
 
+    /// Whether it takes the files away from the pod.
+    pub fn is_withdrawal(&self) -> bool {
+        match self {
+            Self::Said(snapshot) => matches!(snapshot.content(), Content::Removed { .. }),
+            Self::Nothing(nothing) => *nothing == Nothing::Revoked,
+        }
+    }
+
+    /// Its place among what Safe said about the secret.
+    pub fn sequence(&self) -> Option<u64> {
+        match self {
+            Self::Said(snapshot) => Some(snapshot.sequence()),
+            Self::Nothing(_) => None,
+        }
+    }
+
     /// A folder's name that is not among `taken`.
     pub fn folder(&self, taken: impl Fn(&VersionDir) -> bool) -> Option<VersionDir> {
         let plain = match self {
@@ -62,7 +78,7 @@ impl Source {
         };
         match plain.parse() {
             Ok(dir) if !taken(&dir) => Some(dir),
-            _ => distinct_folder(&plain, self.id()),
+            _ => distinct_folders(&plain, self.id()).find(|dir| !taken(dir)),
         }
     }
 }
@@ -349,6 +365,8 @@ pub(crate) mod tests {
         let taken: VersionDir = "..7".parse().unwrap();
         let other = source.folder(|dir| *dir == taken).unwrap();
         assert!(other.as_str().starts_with("..7-"), "{other}");
+        let third = source.folder(|dir| *dir == taken || *dir == other).unwrap();
+        assert_eq!(third.as_str(), format!("{other}-2"));
     }
 
     #[test]

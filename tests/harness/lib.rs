@@ -28,6 +28,7 @@ pub mod proto;
 mod shell;
 pub mod story;
 pub mod users;
+pub mod watching;
 
 pub use self::{
     component::{Component, Options},

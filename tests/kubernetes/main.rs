@@ -47,4 +47,6 @@ mod s26_spire_of_ones_own;
 mod s27_bad_input_gets_a_sentence;
 mod s28_the_readme_word_for_word;
 mod s29_reserved_names_are_nobodys;
+mod s30_watchers_see_a_secret_volume;
+mod s31_sub_paths_follow_keep_or_go;
 mod support;

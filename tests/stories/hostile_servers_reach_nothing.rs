@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use vsecm_node_agent_api::{
     channel::{Connection, Listener},
-    frame::{AgentReply, AgentRequest, Order, OrderOutcome, OrderReply, Serving},
+    frame::{AgentReply, AgentRequest, Order, OrderOutcome, OrderReply, Serving, Step},
     volume::VolumeId,
 };
 use vsecm_tests::{
@@ -114,7 +114,10 @@ impl Stage {
         let order = Order {
             id: 7,
             volume: volume.parse::<VolumeId>().unwrap(),
-            publish: "..2".parse().unwrap(),
+            step: Step::Publish {
+                dir: "..2".parse().unwrap(),
+                replaced: vec!["..1".parse().unwrap()],
+            },
         };
         duty.send(&order, &[]).await.unwrap();
         let (reply, _none): (OrderReply, Vec<OwnedFd>) =

@@ -1,6 +1,7 @@
 //! [I4]: readers hammer a volume while its secret is rotated a thousand times.
 
 use std::{
+    cell::Cell,
     fs,
     os::fd::AsFd,
     path::Path,
@@ -8,12 +9,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use tokio::time::{MissedTickBehavior, interval};
 use vsecm_tests::{
-    PodSpec,
-    awaiting::Rotations,
+    Component, Playground, PodSpec,
+    awaiting::{Rotations, until},
     story::{self, SOON},
 };
 
@@ -93,4 +96,85 @@ async fn a_thousand_rotations_are_never_seen_torn_or_late() {
     let rounds = hammers.stop().await;
     assert!(rounds > ROTATIONS, "the readers hardly read: {rounds}");
     story.end().await.unwrap();
+}
+
+/// Memory of node-agent's server, and the snapshots that it holds.
+fn burden(story: &Playground) -> (usize, usize) {
+    let pid = story.serving_pid(Component::NodeAgent).unwrap();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(Result::ok);
+    let links = links.filter_map(|entry| fs::read_link(entry.path()).ok());
+    (kib, links.filter(|link| link.to_string_lossy().starts_with("/memfd:")).count())
+}
+
+fn folders(volume: &Path) -> usize {
+    let entries = fs::read_dir(volume).unwrap().filter_map(Result::ok);
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).count()
+}
+
+/// A hundred rotations a second for a while: faster than they can all be shown on a slow machine.
+async fn rotate_for(duration: Duration) {
+    let story = story::start().await.unwrap();
+    let operator = Operator::of(&story);
+    operator.put("web", "default", document(0).as_bytes()).await.unwrap();
+    let pod = story.create_pod(PodSpec::new("web")).unwrap();
+    pod.ready(SOON).await.unwrap();
+    let last = Cell::new(0);
+    let hammers = Hammers::start(2, pod.path(), move |volume| {
+        let whole = fs::read_to_string(volume.join("secrets.json")).map_err(|e| e.to_string())?;
+        let number = number_in(whole.get(10..18).unwrap_or_default())?;
+        if whole != document(number) {
+            return Err(format!("torn: document {number}"));
+        }
+        let before = last.replace(number);
+        if number < before { Err(format!("back from {before} to {number}")) } else { Ok(()) }
+    });
+    let mut ticks = interval(Duration::from_millis(10));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let (begun, mut number, mut early) = (Instant::now(), 0, None);
+    while begun.elapsed() < duration {
+        ticks.tick().await;
+        number += 1;
+        operator.put("web", "default", document(number).as_bytes()).await.unwrap();
+        if early.is_none() && begun.elapsed() > duration / 4 {
+            early = Some(burden(&story));
+        }
+    }
+    let took = begun.elapsed();
+    let (early, late) = (early.unwrap(), burden(&story));
+    println!(
+        "{number} rotations in {took:?}; KiB and snapshots of node-agent: {early:?}, then {late:?}"
+    );
+    // what comes in two seconds may be in memory, and nothing older
+    assert!(late.0 < early.0 + 8 * 1024, "memory grows: {early:?}, then {late:?} KiB, snapshots");
+    let expected = document(number);
+    let is_last = || {
+        let text = fs::read_to_string(pod.path().join("secrets.json"));
+        text.is_ok_and(|text| text == expected)
+    };
+    until("the last version", SOON, is_last).await.unwrap();
+    let rounds = hammers.stop().await;
+    assert!(rounds > number, "the readers hardly read: {rounds}");
+    let is_over = || folders(pod.path()) == 1 && burden(&story).1 <= 3;
+    until("the end of the old versions", SOON, is_over).await.unwrap();
+    let shown = fs::read_link(pod.path().join("..data")).unwrap();
+    for old in number.saturating_sub(300)..=number + 1 {
+        let old = format!("..{old}");
+        let is_there = pod.path().join(&old).exists();
+        assert!(!is_there || shown == Path::new(&old), "{old} is still there by its name");
+    }
+    story.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_rotations_a_second_leave_nothing() {
+    rotate_for(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: the same for a minute"]
+async fn a_hundred_rotations_a_second_for_a_minute_leave_nothing() {
+    rotate_for(Duration::from_mins(1)).await;
 }

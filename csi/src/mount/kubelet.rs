@@ -32,9 +32,9 @@ pub enum Occupant {
 /// following a symlink.
 #[derive(Debug)]
 pub struct Kubelet {
-    folder: OwnedFd,
+    pub(super) folder: OwnedFd,
     /// As mountinfo names it.
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 fn folder(at: impl AsFd, path: impl Arg, resolve: ResolveFlags) -> Result<OwnedFd, StepError> {

@@ -39,7 +39,9 @@ pub(crate) enum Node {
 }
 
 pub(crate) const LOOKUP: u32 = 1;
+pub(crate) const SETATTR: u32 = 4;
 pub(crate) const SYMLINK: u32 = 6;
+pub(crate) const MKDIR: u32 = 9;
 pub(crate) const UNLINK: u32 = 10;
 pub(crate) const RMDIR: u32 = 11;
 pub(crate) const RENAME: u32 = 12;
@@ -193,6 +195,21 @@ impl Tree {
                 }
                 let child = self.insert(node, &names[0], Node::Link(names[1].clone()));
                 Ok(self.entry(child))
+            }
+            MKDIR => {
+                let name = words(&body[8..])[0].clone();
+                self.mutations.push((opcode, name.clone()));
+                if self.child(node, &name).is_some() {
+                    return Err(17);
+                }
+                let child = self.insert(node, &name, Node::Folder(BTreeMap::new()));
+                Ok(self.entry(child))
+            }
+            SETATTR => {
+                self.mutations.push((opcode, String::new()));
+                let mut out = vec![0; 16];
+                out.extend(self.attributes(node));
+                Ok(out)
             }
             UNLINK | RMDIR => {
                 let name = words(body)[0].clone();

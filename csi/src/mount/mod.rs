@@ -5,6 +5,7 @@
 //! must hang nobody but its readers.
 
 mod attr;
+mod binds;
 mod kubelet;
 #[cfg(test)]
 pub(crate) mod lab;

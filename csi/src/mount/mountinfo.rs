@@ -2,6 +2,8 @@
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::Path};
 
+use vsecm_node_agent_api::volume::VersionDir;
+
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -9,6 +11,10 @@ pub struct Mount {
     pub id: u64,
     /// The id of the mount it is attached to.
     pub parent: u64,
+    /// The device of its superblock: major and minor number.
+    pub device: (u32, u32),
+    /// What of the superblock it shows: a path from its root.
+    pub root: Vec<u8>,
     /// Where it is attached.
     pub point: OsString,
     /// The file system's type, with its subtype.
@@ -31,11 +37,27 @@ fn line(line: &[u8]) -> Option<Mount> {
     let number = |field| std::str::from_utf8(field).ok()?.parse().ok();
     let mut fields = line.split(|b| *b == b' ');
     let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
-    let point = OsString::from_vec(unescape(fields.nth(2)?));
+    let device = std::str::from_utf8(fields.next()?).ok()?;
+    let (major, minor) = device.split_once(':')?;
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    let root = unescape(fields.next()?);
+    let point = OsString::from_vec(unescape(fields.next()?));
     // mount options and any number of optional fields end with a lone dash
     let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
     let kind = String::from_utf8(unescape(kind)).ok()?;
-    Some(Mount { id, parent, point, kind })
+    Some(Mount { id, parent, device, root, point, kind })
+}
+
+impl Mount {
+    /// The version's folder that it shows, or shows something of, and the path in it.
+    pub fn version(&self) -> Option<(VersionDir, String)> {
+        let root = self.root.strip_prefix(b"/")?;
+        // its name was unlinked, or is not known to the kernel any more
+        let root = root.strip_suffix(b"//deleted").unwrap_or(root);
+        let root = std::str::from_utf8(root).ok()?;
+        let (dir, path) = root.split_once('/').unwrap_or((root, ""));
+        Some((dir.parse().ok()?, path.to_owned()))
+    }
 }
 
 /// The kernel writes space, tab, newline, backslash and some more as `\` and three octal digits.
@@ -75,6 +97,24 @@ this is no mount
         assert_eq!(mount.kind, "fuse.vsecm");
         assert_eq!(topmost(TEXT, Path::new("/k/pods")), None);
         assert_eq!(parse(TEXT).count(), 5);
+    }
+
+    #[test]
+    fn a_mount_of_a_part_of_a_version_is_told_from_others() {
+        let version = |root: &str| {
+            let text = format!("5 1 0:50 {root} /x ro - fuse.vsecm vsecm rw\n");
+            let mount = parse(text.as_bytes()).next().unwrap();
+            assert_eq!(mount.device, (0, 50));
+            mount.version().map(|(dir, path)| (dir.to_string(), path))
+        };
+        let is = |dir: &str, path: &str| Some((dir.to_owned(), path.to_owned()));
+        assert_eq!(version("/..7"), is("..7", ""));
+        assert_eq!(version("/..7//deleted"), is("..7", ""));
+        assert_eq!(version("/..7/a\\040b//deleted"), is("..7", "a b"));
+        assert_eq!(version("/..7/tls/key"), is("..7", "tls/key"));
+        for other in ["/", "/..data", "/a", "/a/..7", "/../..7"] {
+            assert_eq!(version(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -89,7 +89,7 @@ struct Lane {
 pub(crate) struct Volumes {
     pub(crate) agent: Door,
     keeper: Door,
-    kubelet: Arc<Kubelet>,
+    pub(crate) kubelet: Arc<Kubelet>,
     /// How long a publish waits for its secret.
     hold: Duration,
     /// Ends every wait.

@@ -10,7 +10,7 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle};
 use vsecm_node_agent_api::{
     channel::Listener,
-    frame::{AgentReply, AgentRequest, Descriptor, Order, OrderOutcome, OrderReply, Serving},
+    frame::{AgentReply, AgentRequest, Descriptor, Order, OrderOutcome, OrderReply, Serving, Step},
     peer::PeerRule,
     volume::{Audit, Gate, Layout, OnRotate, OnWithdraw, PodRef, VolumeOptions},
 };
@@ -368,11 +368,9 @@ fn a_mount_of_ours_that_nobody_serves_is_replaced_and_a_foreign_one_is_not() {
 fn an_order_swaps_and_a_server_that_hangs_hangs_one_thread_only() {
     story(|bench| async move {
         bench.publish().await.unwrap();
-        let order = |id, volume: &str| Order {
-            id,
-            volume: volume.parse().unwrap(),
-            publish: "..1".parse().unwrap(),
-        };
+        let step = Step::Publish { dir: "..1".parse().unwrap(), replaced: vec![] };
+        let order =
+            |id, volume: &str| Order { id, volume: volume.parse().unwrap(), step: step.clone() };
         lock(&bench.agent).orders = vec![order(1, "csi-1"), order(2, "csi-unknown")];
         let on_duty = tokio::spawn(duty::run(Arc::clone(&bench.volumes)));
         let mut replies = lock(&bench.agent).replies.subscribe();
@@ -389,14 +387,17 @@ fn an_order_swaps_and_a_server_that_hangs_hangs_one_thread_only() {
         };
         silent(RENAME);
         let short = Duration::from_millis(50);
-        let swap = async |id| duty::carry_out(short, Some(held.clone()), &order(id, "csi-1")).await;
+        let kubelet = &bench.volumes.kubelet;
+        let swap = async || {
+            duty::carry_out(short, Arc::clone(kubelet), Some(held.clone()), step.clone()).await
+        };
         let failure = |outcome| match outcome {
             OrderOutcome::Failed { reason } => reason,
             other => panic!("{other:?}"),
         };
-        let late = failure(swap(3).await);
+        let late = failure(swap().await);
         assert!(late.starts_with("no answer"), "{late}");
-        let refused = failure(swap(4).await);
+        let refused = failure(swap().await);
         assert!(refused.starts_with("the swap before"), "{refused}");
         bench.unpublish().await.expect("a hanging swap holds up no unpublish");
         lock(&bench.agent).served.clear();

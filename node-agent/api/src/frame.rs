@@ -110,6 +110,12 @@ pub enum Serving {
     No,
 }
 
+/// Folders named in one [`Step`] at most.
+pub const DIR_LIMIT: usize = 64;
+
+/// Bytes of binds, as JSON, in one [`OrderOutcome::Binds`] at most.
+pub const BINDS_LIMIT: usize = FRAME_LIMIT / 2;
+
 /// node-agent asks csi, on a duty connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -118,9 +124,46 @@ pub struct Order {
     pub id: u64,
     /// The volume.
     pub volume: VolumeId,
-    /// The version to publish: its folder is in the tree already. node-agent takes the folder of
-    /// the version before away by itself.
-    pub publish: VersionDir,
+    /// What is to be done with it.
+    pub step: Step,
+}
+
+/// What node-agent, which knows the content and no mounts, has csi do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Step {
+    /// Publish a version, with the file operations of a Kubernetes Secret volume except the removal
+    /// of the old folders. Outcome: `Swapped`.
+    Publish {
+        /// The version's folder.
+        dir: VersionDir,
+        /// Folders whose files are unlinked once readers see the new version, at most
+        /// [`DIR_LIMIT`].
+        replaced: Vec<VersionDir>,
+    },
+    /// Remove folders that no path walk can be inside any more, except those that a mount shows.
+    /// Outcome: `Retired`.
+    Retire {
+        /// The folders, at most [`DIR_LIMIT`].
+        dirs: Vec<VersionDir>,
+    },
+    /// Tell which mounts show a part of a version: subPath mounts. Outcome: `Binds`.
+    Binds {
+        /// How many are known from the pages before.
+        skip: usize,
+    },
+}
+
+/// A mount whose root is a version's folder, or something in it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bind {
+    /// The version's folder.
+    pub dir: VersionDir,
+    /// The path in it; empty for the folder itself.
+    pub path: String,
+    /// The inode that is mounted, where csi can tell without asking the server.
+    pub ino: Option<u64>,
 }
 
 /// csi answers an order.
@@ -139,13 +182,39 @@ pub struct OrderReply {
 pub enum OrderOutcome {
     /// `..data` shows the new version, the names at the root fit it.
     Swapped,
+    /// The folders are gone, but for those that a mount shows.
+    Retired,
+    /// A page of mounts.
+    Binds {
+        /// In their order, the same on each page.
+        binds: Vec<Bind>,
+        /// How many come after these.
+        left: usize,
+    },
     /// csi knows no such volume.
     UnknownVolume,
-    /// The swap failed and may be tried again.
+    /// The step failed and may be tried again.
     Failed {
         /// Why, in words.
         reason: String,
     },
+}
+
+impl OrderOutcome {
+    /// What fits into one frame of the `binds` after the first `skip`.
+    pub fn page(mut binds: Vec<Bind>, skip: usize) -> Self {
+        binds.drain(..skip.min(binds.len()));
+        let mut room = BINDS_LIMIT;
+        let fits = |bind: &&Bind| {
+            let length = serde_json::to_vec(bind).map_or(usize::MAX, |json| json.len() + 1);
+            let rest = room.checked_sub(length);
+            room = rest.unwrap_or_default();
+            rest.is_some()
+        };
+        let count = binds.iter().take_while(fits).count();
+        let left = binds.split_off(count).len();
+        Self::Binds { binds, left }
+    }
 }
 
 /// Which of a volume's descriptors.
@@ -298,6 +367,44 @@ mod tests {
         Audit, FileMode, Gate, Layout, ObjectName, OnRotate, OnWithdraw, PodRef, PodUid,
         VolumeOptions,
     };
+
+    #[test]
+    fn the_widest_order_and_the_widest_page_of_binds_are_one_frame() {
+        let dir = format!("..{}", "9".repeat(64)).parse::<VersionDir>().unwrap();
+        let dirs = vec![dir.clone(); DIR_LIMIT];
+        let step = Step::Publish { dir: dir.clone(), replaced: dirs };
+        let order = Order { id: u64::MAX, volume: "v".repeat(128).parse().unwrap(), step };
+        assert!(serde_json::to_vec(&order).unwrap().len() <= FRAME_LIMIT);
+        // the kernel bounds a path
+        let bind = Bind { dir, path: "\u{1}".repeat(4096), ino: Some(u64::MAX) };
+        assert!(serde_json::to_vec(&bind).unwrap().len() <= BINDS_LIMIT);
+    }
+
+    #[test]
+    fn binds_are_told_in_pages_that_fit_a_frame_and_none_is_left_out() {
+        let bind = |number: u64| Bind {
+            dir: "..1".parse().unwrap(),
+            path: "\u{1}".repeat(2000),
+            ino: Some(number),
+        };
+        let all: Vec<Bind> = (0..20).map(bind).collect();
+        let mut told = Vec::new();
+        loop {
+            let OrderOutcome::Binds { binds, left } = OrderOutcome::page(all.clone(), told.len())
+            else {
+                panic!("a page");
+            };
+            assert!(serde_json::to_vec(&binds).unwrap().len() <= BINDS_LIMIT + 2);
+            told.extend(binds);
+            assert_eq!(told.len() + left, all.len());
+            if left == 0 {
+                break;
+            }
+        }
+        assert_eq!(told, all);
+        let beyond = OrderOutcome::page(all, 100);
+        assert_eq!(beyond, OrderOutcome::Binds { binds: Vec::new(), left: 0 });
+    }
 
     #[test]
     fn a_page_of_the_widest_records_is_one_frame() {

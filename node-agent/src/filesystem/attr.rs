@@ -8,7 +8,7 @@ use crate::{inode::Kind, mirror::Attributes};
 
 /// As `stat` shows it.
 pub(super) fn attr(attributes: &Attributes) -> FileAttr {
-    let Attributes { ino, kind, size, mode, group, time, generation: _ } = *attributes;
+    let Attributes { ino, kind, size, names, mode, group, time, generation: _ } = *attributes;
     FileAttr {
         ino: INodeNo(ino),
         size,
@@ -19,7 +19,7 @@ pub(super) fn attr(attributes: &Attributes) -> FileAttr {
         crtime: time,
         kind: file_type(kind),
         perm: mode,
-        nlink: if kind == Kind::Folder { 2 } else { 1 },
+        nlink: names,
         uid: 0,
         gid: group,
         rdev: 0,
@@ -43,6 +43,7 @@ pub(super) fn absent() -> FileAttr {
         ino: 0,
         kind: Kind::File,
         size: 0,
+        names: 0,
         mode: 0,
         group: 0,
         time: SystemTime::UNIX_EPOCH,

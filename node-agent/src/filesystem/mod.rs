@@ -93,13 +93,8 @@ fn found(mirror: &Mirror, node: &Node<'_>, reply: ReplyEntry) {
     if let Node::File(edition, _) | Node::Folder(edition) = node {
         edition.looked_up().fetch_add(1, Relaxed);
     }
-    // a folder that went is found by walks under way only: the name is not remembered
-    let name_ttl = match node {
-        Node::Folder(edition) if !edition.is_listed() => Duration::ZERO,
-        _ => FOREVER,
-    };
     let generation = Generation(attributes.generation);
-    reply.entry_with_ttls(&FOREVER, &name_ttl, &attr(&attributes), generation);
+    reply.entry(&FOREVER, &attr(&attributes), generation);
 }
 
 /// The rest of the protocol: refused, or not there (which the kernel remembers). Not left to
@@ -171,10 +166,9 @@ impl Filesystem for VolumeFilesystem {
         reply: ReplyData,
     ) {
         let mirror = self.view.load();
-        let Some(Node::File(edition, file)) = mirror.node(ino.0) else {
+        let Some(bytes) = mirror.bytes(ino.0) else {
             return reply.error(Errno::ESTALE);
         };
-        let bytes = edition.tree().bytes(file);
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
         let end = start.saturating_add(size as usize).min(bytes.len());
         reply.data(bytes.get(start..end).unwrap_or_default());
@@ -212,6 +206,54 @@ impl Filesystem for VolumeFilesystem {
         let blocks = tree.map_or(0, |tree| tree.size().div_ceil(4096));
         let files = tree.map_or(0, |tree| tree.files().len());
         reply.statfs(blocks as u64, 0, 0, files as u64, 0, 4096, 255, 4096);
+    }
+
+    fn mkdir(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let Some(text) = name.to_str() else { return reply.error(Errno::EROFS) };
+        if let Err(refusal) = self.view.change(|mirror| mirror.mkdir(parent.0, text)) {
+            return reply.error(Self::refuse("mkdir", name, refusal));
+        }
+        let mirror = self.view.load();
+        match mirror.lookup(parent.0, text) {
+            Some(node) => found(&mirror, &node, reply),
+            None => reply.error(Errno::EROFS),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let is_more =
+            uid.is_some() || gid.is_some() || size.is_some() || atime.is_some() || mtime.is_some();
+        let mirror = self.view.load();
+        let attributes = mirror.attributes(ino.0).filter(|_| mirror.chmod(ino.0).is_ok());
+        match attributes {
+            Some(attributes) if !is_more => reply.attr(&FOREVER, &attr(&attributes)),
+            _ => reply.error(Errno::EROFS),
+        }
     }
 
     fn symlink(
@@ -258,15 +300,12 @@ impl Filesystem for VolumeFilesystem {
         self.changed("unlink", name, reply, |mirror, name| mirror.unlink(parent.0, name));
     }
 
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.changed("rmdir", name, reply, |mirror, name| mirror.rmdir(parent.0, name));
+    }
+
     refuse! {
-        setattr(
-            INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<TimeOrNow>,
-            Option<TimeOrNow>, Option<SystemTime>, Option<FileHandle>, Option<SystemTime>,
-            Option<SystemTime>, Option<SystemTime>, Option<BsdFileFlags>; ReplyAttr
-        ): EROFS;
         mknod(INodeNo, &OsStr, u32, u32, u32; ReplyEntry): EROFS;
-        mkdir(INodeNo, &OsStr, u32, u32; ReplyEntry): EROFS;
-        rmdir(INodeNo, &OsStr; ReplyEmpty): EROFS;
         link(INodeNo, INodeNo, &OsStr; ReplyEntry): EROFS;
         create(INodeNo, &OsStr, u32, u32, i32; ReplyCreate): EROFS;
         write(

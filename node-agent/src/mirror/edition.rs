@@ -14,9 +14,6 @@ use crate::tree::Tree;
 /// that had reached its folder is over by then.
 pub(super) const WALK_GRACE: Duration = Duration::from_secs(5);
 
-/// A path walk that has read the old `..data` finds the folder for this long.
-const PASS_GRACE: Duration = Duration::from_secs(1);
-
 /// A version that came from a predecessor is held by an unknown number of descriptors; this long
 /// they can still read pages that the kernel has dropped.
 const INHERITED_GRACE: Duration = Duration::from_mins(1);
@@ -29,13 +26,22 @@ pub struct Edition {
     origin: Origin,
     since: Instant,
     looked_up: Arc<AtomicI64>,
+    /// Its names were taken from the kernel, though who comes late is still given them.
+    is_unlinked: bool,
+    is_revoked: bool,
+    is_bound: bool,
 }
 
+/// Where its folder is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// Its folder is at the root.
+    /// Nowhere yet: csi will make it.
+    Staged,
+    /// At the root.
     Listed,
-    /// Its folder is gone; held descriptors can still read.
+    /// At the root, though not listed: path walks may be on their way into it.
+    Leaving,
+    /// Gone; held descriptors can still read.
     Retired,
 }
 
@@ -49,13 +55,22 @@ pub enum Origin {
 }
 
 impl Edition {
-    pub(super) fn new(tree: Arc<Tree>, origin: Origin) -> Self {
+    /// A version whose folder is not made yet.
+    pub(super) fn staged(tree: Arc<Tree>) -> Self {
+        Self { place: Place::Staged, ..Self::listed(tree, Origin::Own) }
+    }
+
+    /// A version whose folder is at the root.
+    pub(super) fn listed(tree: Arc<Tree>, origin: Origin) -> Self {
         Self {
             tree,
             place: Place::Listed,
             origin,
             since: Instant::now(),
             looked_up: Arc::default(),
+            is_unlinked: false,
+            is_revoked: false,
+            is_bound: false,
         }
     }
 
@@ -69,34 +84,98 @@ impl Edition {
         &self.looked_up
     }
 
-    /// Whether its folder is at the root.
+    /// Whether its folder is yet to be made.
+    pub(super) fn is_staged(&self) -> bool {
+        self.place == Place::Staged
+    }
+
+    /// Whether its folder is listed at the root.
     pub fn is_listed(&self) -> bool {
         self.place == Place::Listed
     }
 
-    /// Whether its folder went so lately that a path walk may still come by.
-    pub(super) fn is_passable(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) < PASS_GRACE
+    /// Whether its folder is there for late path walks alone.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.place == Place::Leaving
+    }
+
+    /// Whether it has left the root, so that nobody comes to see it by name.
+    pub(super) fn is_retired(&self) -> bool {
+        self.place == Place::Retired
+    }
+
+    /// How long it has been where it is.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
+    }
+
+    fn put(&mut self, place: Place) {
+        self.place = place;
+        self.since = Instant::now();
+    }
+
+    /// csi has made its folder.
+    pub(super) fn list(&mut self) {
+        self.put(Place::Listed);
+    }
+
+    /// Takes its folder from the listing.
+    pub(super) fn leave(&mut self) {
+        self.put(Place::Leaving);
     }
 
     /// Takes its folder from the root.
     pub(super) fn retire(&mut self) {
-        self.place = Place::Retired;
-        self.since = Instant::now();
+        self.put(Place::Retired);
+    }
+
+    /// csi unlinks its files.
+    pub(super) fn unlink(&mut self) {
+        self.is_unlinked = true;
+    }
+
+    /// Whether its files have no names any more, but for late path walks.
+    pub(super) fn is_unlinked(&self) -> bool {
+        self.is_unlinked
+    }
+
+    /// From now on nobody can read it, who has it open included.
+    pub(super) fn revoke(&mut self) {
+        self.is_revoked = true;
+    }
+
+    /// It can be read again.
+    pub(super) fn grant(&mut self) {
+        self.is_revoked = false;
+    }
+
+    /// Whether nobody can read it.
+    pub(super) fn is_revoked(&self) -> bool {
+        self.is_revoked
+    }
+
+    /// Whether a mount shows it.
+    pub(super) fn bind(&mut self, is_bound: bool) {
+        self.is_bound = is_bound;
+    }
+
+    /// Whether a mount shows it, and it is kept for that.
+    pub(super) fn is_bound(&self) -> bool {
+        self.is_bound
     }
 
     /// Whether a path walk may be inside its folder, which went.
     pub(super) fn is_walked(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) < WALK_GRACE
+        self.age(now) < WALK_GRACE
     }
 
     /// Whether somebody may still read it.
     pub(super) fn is_needed(&self, now: Instant) -> bool {
-        let age = now.saturating_duration_since(self.since);
         let held = match self.origin {
             Origin::Own => self.looked_up.load(Relaxed) > 0,
-            Origin::Inherited => age < INHERITED_GRACE,
+            Origin::Inherited => self.age(now) < INHERITED_GRACE,
         };
-        self.is_listed() || held || self.is_walked(now)
+        let readable = !self.is_revoked && (self.is_bound || held);
+        !self.is_retired() || readable || self.is_walked(now)
     }
 }

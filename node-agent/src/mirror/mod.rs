@@ -3,32 +3,33 @@
 //!
 //! A value of this type is never changed while a reader can see it: a change makes a new one
 //! (cheap: everything large is shared). The only changes that come from outside are the file
-//! operations of csi's swap; exactly those of the swap in flight are accepted, all others are
-//! refused, whoever sends them.
+//! operations that csi was asked for; exactly those are accepted, all others are refused, whoever
+//! sends them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use vsecm_node_agent_api::volume::VersionDir;
+use vsecm_node_agent_api::volume::{OnRotate, VersionDir};
 
 use crate::{
-    inode::{Kind, Numbers, ROOT, name_part},
+    inode::{Kind, Numbers, ROOT},
     snapshot::VersionId,
-    tree::{File, Looks, Nothing, Source, Tree},
+    tree::{File, Looks, Tree},
 };
 
 use self::links::Links;
 pub use self::{
-    changes::{Refusal, Swap},
+    changes::{Expected, Refusal},
     edition::{Edition, Origin},
     links::link_target,
 };
 
 mod changes;
 mod edition;
+mod held;
 mod links;
 
 /// The link that is swapped.
@@ -48,6 +49,8 @@ pub struct Attributes {
     pub kind: Kind,
     /// Size.
     pub size: u64,
+    /// How many names it has.
+    pub names: u32,
     /// Permission bits.
     pub mode: u16,
     /// Group.
@@ -84,8 +87,14 @@ pub struct Mirror {
     data_tmp: Option<VersionDir>,
     links: Arc<Links>,
     editions: Vec<Edition>,
-    swap: Option<Swap>,
+    expected: Option<Expected>,
+    on_rotate: OnRotate,
+    /// Inodes that show what is of the same path in the version shown now.
+    followers: Arc<Followers>,
 }
+
+/// Inodes of old versions that mounts show, and their paths in a version; empty for its folder.
+pub type Followers = BTreeMap<u64, String>;
 
 impl Mirror {
     /// A volume that shows `tree`.
@@ -100,97 +109,152 @@ impl Mirror {
             data: tree.dir().clone(),
             data_tmp: None,
             links: Arc::new(links),
-            editions: vec![Edition::new(tree, origin)],
-            swap: None,
+            editions: vec![Edition::listed(tree, origin)],
+            expected: None,
+            on_rotate: OnRotate::default(),
+            followers: Arc::default(),
         }
+    }
+
+    /// The same, for a volume that asks for this.
+    #[must_use]
+    pub fn on_rotate(self, on_rotate: OnRotate) -> Self {
+        Self { on_rotate, ..self }
     }
 
     /// The version that `..data` shows.
     pub fn shown(&self) -> Option<&Arc<Tree>> {
-        self.listed(self.data.as_str()).map(Edition::tree)
+        self.found(self.data.as_str()).map(Edition::tree)
     }
 
-    /// The swap that is expected.
-    pub fn swap(&self) -> Option<&Swap> {
-        self.swap.as_ref()
+    /// What csi may do now.
+    pub fn expected(&self) -> Option<&Expected> {
+        self.expected.as_ref()
     }
 
-    /// Whether a folder of that name is at the root.
-    pub fn is_listed(&self, dir: &VersionDir) -> bool {
-        self.listed(dir.as_str()).is_some()
+    /// Whether a version in memory has a folder of that name. A number is not used again for a
+    /// folder that was removed: the kernel would have it dead.
+    pub fn is_taken(&self, dir: &VersionDir) -> bool {
+        self.editions.iter().any(|edition| edition.tree().dir() == dir)
     }
 
-    /// The folder at the root that shows the version `id`.
+    /// The version `id`, if its folder is at the root, or is to be made there.
     pub fn staged(&self, id: VersionId) -> Option<Arc<Tree>> {
-        let is_it = |s: &&Edition| s.is_listed() && s.tree().source().id() == id;
+        let is_it = |e: &&Edition| {
+            (e.is_staged() || e.is_listed()) && !e.is_revoked() && e.tree().source().id() == id
+        };
         self.editions.iter().find(is_it).map(|s| Arc::clone(s.tree()))
     }
 
-    /// Adds a version's folder to the root, beside the one that is shown.
-    pub fn stage(&mut self, tree: Arc<Tree>, origin: Origin) {
-        self.editions.push(Edition::new(tree, origin));
+    /// Adds a version whose folder csi will make.
+    pub fn stage(&mut self, tree: Arc<Tree>) {
+        self.editions.push(Edition::staged(tree));
     }
 
-    /// From now on the operations of `swap`, and no others, are accepted.
-    pub fn expect(&mut self, swap: Option<Swap>) {
-        self.swap = swap;
+    /// Adds a version that a predecessor may have shown.
+    pub fn inherit(&mut self, tree: Arc<Tree>) {
+        let mut edition = Edition::listed(tree, Origin::Inherited);
+        match self.on_rotate {
+            OnRotate::Follow => {}
+            // until csi says which mounts there are
+            OnRotate::Keep => edition.bind(true),
+            OnRotate::Revoke => edition.revoke(),
+        }
+        self.editions.push(edition);
     }
 
-    /// Takes all folders from the root that are neither shown nor `kept`, without csi.
-    ///
-    /// This is how versions go: an rmdir would end path walks that have just come by the folder
-    /// with ENOENT, and would empty a container's subPath of a folder. Here whoever is inside
-    /// still finds the files; the caller tells the kernel.
-    pub fn withdraw_others(&mut self, kept: Option<&VersionDir>) -> Vec<Arc<Tree>> {
+    /// From now on these operations, and no others, are accepted.
+    pub fn expect(&mut self, expected: Option<Expected>) {
+        self.expected = expected;
+    }
+
+    /// Folders at the root beside `kept`.
+    pub fn listed_beside(&self, kept: &VersionDir) -> Vec<VersionDir> {
+        let listed = self.editions.iter().filter(|edition| edition.is_listed());
+        listed.map(|edition| edition.tree().dir()).filter(|dir| *dir != kept).cloned().collect()
+    }
+
+    /// Takes all folders from the listing that are neither shown nor `kept`. Path walks still find
+    /// them: an rmdir now would end those that have just come by with ENOENT.
+    pub fn leave_others(&mut self, kept: Option<&VersionDir>) {
         let data = self.data.clone();
-        let is_other = |e: &&mut Edition| {
-            let dir = e.tree().dir();
-            e.is_listed() && *dir != data && Some(dir) != kept
-        };
-        let others = self.editions.iter_mut().filter(is_other);
-        others
-            .map(|edition| {
-                edition.retire();
-                Arc::clone(edition.tree())
-            })
-            .collect()
-    }
-
-    /// Forgets versions that nobody can read any more.
-    pub fn prune(&mut self, now: Instant) {
-        self.editions.retain(|edition| edition.is_needed(now));
-        let mut kept = 0;
-        let mut retired: Vec<usize> = Vec::new();
-        for (at, edition) in self.editions.iter().enumerate().rev() {
-            if !edition.is_listed() {
-                kept += edition.tree().size();
-                if kept > RETIRED_LIMIT {
-                    retired.push(at);
-                }
+        let is_other = |e: &Edition| *e.tree().dir() != data && Some(e.tree().dir()) != kept;
+        // what was never made, nobody has seen
+        self.editions.retain(|edition| !(edition.is_staged() && is_other(edition)));
+        for edition in &mut self.editions {
+            if edition.is_listed() && is_other(edition) {
+                edition.leave();
             }
         }
-        // collected from the newest to the oldest, so the positions stay right
-        for at in retired {
-            self.editions.remove(at);
+    }
+
+    /// Folders that no path walk can be on its way into: they left the listing `grace` ago.
+    pub fn to_retire(&self, now: Instant, grace: Duration) -> Vec<VersionDir> {
+        let is_due = |e: &&Edition| e.is_leaving() && e.age(now) >= grace;
+        self.editions.iter().filter(is_due).map(|e| e.tree().dir().clone()).collect()
+    }
+
+    /// Whether a folder waits for its end.
+    pub fn is_leaving(&self) -> bool {
+        self.editions.iter().any(Edition::is_leaving)
+    }
+
+    /// Takes folders from the root without csi: those that mounts show, which an rmdir would
+    /// empty, and all while csi is away. Whoever is inside still finds the files; the caller tells
+    /// the kernel.
+    pub fn withdraw(&mut self, dirs: &[VersionDir]) -> Vec<Arc<Tree>> {
+        let is_it = |e: &&mut Edition| e.is_leaving() && dirs.contains(e.tree().dir());
+        let gone = self.editions.iter_mut().filter(is_it);
+        gone.map(|edition| {
+            edition.retire();
+            Arc::clone(edition.tree())
+        })
+        .collect()
+    }
+
+    /// Forgets versions that nobody can read any more, and above a bound those that are held: the
+    /// oldest first, what a mount shows last. Those that the kernel has names of are returned.
+    pub fn prune(&mut self, now: Instant) -> Vec<Arc<Tree>> {
+        self.editions.retain(|edition| edition.is_needed(now));
+        let held = |e: &Edition| e.is_leaving() || e.is_retired();
+        let mut size: usize =
+            self.editions.iter().filter(|e| held(e)).map(|e| e.tree().size()).sum();
+        let mut gone = Vec::new();
+        for is_bound in [false, true] {
+            self.editions.retain(|edition| {
+                let is_kept = size <= RETIRED_LIMIT || !held(edition);
+                if is_kept || edition.is_bound() != is_bound {
+                    return true;
+                }
+                size -= edition.tree().size();
+                if edition.is_leaving() {
+                    gone.push(Arc::clone(edition.tree()));
+                }
+                false
+            });
         }
+        gone
     }
 
     /// Versions that went, and that the kernel still has inodes of: a late walk may have left names
     /// behind, or a descriptor is held.
     pub fn lingering(&self, now: Instant) -> Vec<Arc<Tree>> {
-        let lingers = |e: &&Edition| !e.is_listed() && !e.is_walked(now);
+        let lingers = |e: &&Edition| e.is_retired() && !e.is_walked(now);
         self.editions.iter().filter(lingers).map(|edition| Arc::clone(edition.tree())).collect()
     }
 
     /// All names that the root may have had: links and folders of all versions.
     pub fn root_names(&self) -> BTreeSet<String> {
-        let mut names: BTreeSet<String> = [DATA, DATA_TMP].map(str::to_owned).into();
-        for edition in &self.editions {
-            let tree = edition.tree();
-            names.insert(tree.dir().to_string());
-            names.extend(tree.files().iter().map(|file| file.name().to_string()));
-        }
+        let mut names = self.file_names();
+        names.extend([DATA, DATA_TMP].map(str::to_owned));
+        names.extend(self.editions.iter().map(|edition| edition.tree().dir().to_string()));
         names
+    }
+
+    /// Names of the files of all versions.
+    pub fn file_names(&self) -> BTreeSet<String> {
+        let files = self.editions.iter().flat_map(|edition| edition.tree().files());
+        files.map(|file| file.name().to_string()).collect()
     }
 
     /// How many versions are in memory.
@@ -198,22 +262,12 @@ impl Mirror {
         self.editions.len()
     }
 
-    fn listed(&self, dir: &str) -> Option<&Edition> {
-        let is_it = |s: &&Edition| s.is_listed() && s.tree().dir().as_str() == dir;
+    /// The folder of that name at the root, also one that is not listed any more: a path walk may
+    /// have read the old `..data` just before.
+    fn found(&self, dir: &str) -> Option<&Edition> {
+        let is_it =
+            |e: &&Edition| (e.is_listed() || e.is_leaving()) && e.tree().dir().as_str() == dir;
         self.editions.iter().find(is_it)
-    }
-
-    /// The folder of that name, also one that went a moment ago: a path walk may have read the
-    /// old `..data` just before.
-    fn passable(&self, dir: &str) -> Option<&Edition> {
-        let now = Instant::now();
-        let is_recent = |e: &&Edition| e.tree().dir().as_str() == dir && e.is_passable(now);
-        let is_revoked = || {
-            let source = self.shown().map(|tree| tree.source());
-            matches!(source, Some(Source::Nothing(Nothing::Revoked)))
-        };
-        let recent = || self.editions.iter().rev().find(is_recent);
-        self.listed(dir).or_else(|| if is_revoked() { None } else { recent() })
     }
 
     fn pointer_ino(&self, dir: &VersionDir) -> u64 {
@@ -223,9 +277,7 @@ impl Mirror {
     /// The child `name` of the folder with inode `parent`.
     pub fn lookup(&self, parent: u64, name: &str) -> Option<Node<'_>> {
         if parent != ROOT {
-            let Node::Folder(edition) = self.node(parent)? else {
-                return None;
-            };
+            let edition = self.folder(parent)?;
             let file = edition.tree().file(name)?;
             return Some(Node::File(edition, file));
         }
@@ -234,7 +286,7 @@ impl Mirror {
             DATA_TMP => self.data_tmp.as_ref().map(Node::Pointer),
             _ => match self.links.by_name.get_key_value(name) {
                 Some((name, _ino)) => Some(Node::Link(name)),
-                None => self.passable(name).map(Node::Folder),
+                None => self.found(name).map(Node::Folder),
             },
         }
     }
@@ -287,13 +339,14 @@ impl Mirror {
             Node::Folder(edition) => {
                 (Kind::Folder, 0, edition.tree().time(), edition.tree().source().id().generation())
             }
-            Node::File(edition, file) => (
-                Kind::File,
-                edition.tree().bytes(file).len(),
-                edition.tree().time(),
-                edition.tree().source().id().generation(),
-            ),
-            Node::Ghost(Kind::File) => (Kind::File, self.size_of_namesake(ino), self.time(), 0),
+            Node::File(edition, _) => {
+                let (size, time) = self.size_and_time(ino);
+                (Kind::File, size, time, edition.tree().source().id().generation())
+            }
+            Node::Ghost(Kind::File) => {
+                let (size, time) = self.size_and_time(ino);
+                (Kind::File, size, time, 0)
+            }
             Node::Ghost(kind) => (*kind, 0, self.time(), 0),
         };
         let mode = match kind {
@@ -301,18 +354,18 @@ impl Mirror {
             Kind::File => self.looks.file_mode,
             Kind::Link => 0o777,
         };
-        Attributes { ino, kind, size: size as u64, mode, group: self.looks.group, time, generation }
+        let names = match node {
+            // else an inotify watch would not hear of its end
+            Node::File(edition, _) if edition.is_unlinked() => 0,
+            _ if kind == Kind::Folder => 2,
+            _ => 1,
+        };
+        let (size, group) = (size as u64, self.looks.group);
+        Attributes { ino, kind, size, names, mode, group, time, generation }
     }
 
     fn time(&self) -> SystemTime {
         self.shown().map_or(SystemTime::UNIX_EPOCH, |t| t.time())
-    }
-
-    fn size_of_namesake(&self, ino: u64) -> usize {
-        let Some(tree) = self.shown() else { return 0 };
-        let namesake = |file: &&File| name_part(file.ino()) == name_part(ino);
-        let file = tree.files().iter().find(namesake);
-        file.map_or(0, |file| tree.bytes(file).len())
     }
 
     /// Names in the folder with inode `ino`; `None` if it is no folder.
@@ -330,11 +383,11 @@ impl Mirror {
                 names.extend(folders.map(|s| entry(s.tree().dir().as_str(), &Node::Folder(s))));
                 Some(names)
             }
-            Node::Folder(edition) => {
+            Node::Folder(_) | Node::Ghost(Kind::Folder) => {
+                let Some(edition) = self.folder(ino) else { return Some(Vec::new()) };
                 let files = edition.tree().files().iter();
                 Some(files.map(|f| entry(f.name().as_str(), &Node::File(edition, f))).collect())
             }
-            Node::Ghost(Kind::Folder) => Some(Vec::new()),
             _ => None,
         }
     }

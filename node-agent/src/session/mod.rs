@@ -229,6 +229,21 @@ impl Serving {
         self.forget_name(tree.dir().as_str());
     }
 
+    /// Makes the kernel look `name` in a folder up again.
+    pub fn forget_entry(&self, folder: u64, name: &str) {
+        if let Err(error) = self.notifier.inval_entry(INodeNo(folder), name.as_ref()) {
+            debug!(name, %error, "a name could not be invalidated");
+        }
+    }
+
+    /// Makes the kernel ask for an inode's attributes and bytes again: what it has of them is
+    /// not there any more. It may wait for a read in flight, which the session answers.
+    pub fn forget_content(&self, ino: u64) {
+        if let Err(error) = self.notifier.inval_inode(INodeNo(ino), 0, 0) {
+            debug!(ino, %error, "content could not be invalidated");
+        }
+    }
+
     /// Makes the kernel list the root again.
     pub fn forget_listing(&self) {
         if let Err(error) = self.notifier.inval_inode(INodeNo(ROOT), 0, 0) {

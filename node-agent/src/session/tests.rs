@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::Read as _,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     inode::Numbers,
-    mirror::{DATA, Mirror, Origin, Swap, link_target},
+    mirror::{DATA, Expected, Mirror, Origin, link_target},
     tree::tests::tree,
 };
 
@@ -35,15 +35,18 @@ fn names(path: &Path) -> Vec<String> {
 /// Stages a version, and swaps to it as csi does.
 fn rotate(view: &View, serving: &Serving, root: &Path, revision: u64, text: &str) {
     let new = Arc::new(tree(revision, text));
-    let publish = new.dir().clone();
-    view.set(|mirror| {
-        mirror.stage(Arc::clone(&new), Origin::Own);
-        mirror.expect(Some(Swap { publish: publish.clone() }));
+    let dir = new.dir().clone();
+    let replaced = view.set(|mirror| {
+        mirror.stage(Arc::clone(&new));
+        let replaced = mirror.listed_beside(&dir);
+        let expected = Expected::Publish { dir: dir.clone(), replaced: replaced.clone() };
+        mirror.expect(Some(expected));
+        replaced
     });
-    serving.forget_name(publish.as_str());
-    serving.forget_listing();
     let at = |name: &str| root.join(name);
-    std::os::unix::fs::symlink(publish.as_str(), at("..data_tmp")).unwrap();
+    fs::create_dir(at(dir.as_str())).unwrap();
+    fs::set_permissions(at(dir.as_str()), fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink(dir.as_str(), at("..data_tmp")).unwrap();
     fs::rename(at("..data_tmp"), at(DATA)).unwrap();
     let present = names(root);
     for file in new.files() {
@@ -57,15 +60,37 @@ fn rotate(view: &View, serving: &Serving, root: &Path, revision: u64, text: &str
             fs::remove_file(at(&name)).unwrap();
         }
     }
+    for old in replaced {
+        for name in names(&at(old.as_str())) {
+            fs::remove_file(at(old.as_str()).join(name)).unwrap();
+        }
+    }
+    view.set(|mirror| {
+        mirror.expect(None);
+        mirror.leave_others(None);
+        mirror.prune(std::time::Instant::now())
+    });
+    serving.forget_listing();
+}
+
+/// What comes after the grace: the removal by csi, or without it.
+fn retire(view: &View, serving: &Serving, root: &Path, by_csi: bool) {
+    let dirs = view.set(|mirror| {
+        let dirs = mirror.to_retire(std::time::Instant::now(), Duration::ZERO);
+        mirror.expect(Some(Expected::Retire(dirs.clone())));
+        dirs
+    });
+    for dir in dirs.iter().filter(|_dir| by_csi) {
+        fs::remove_dir(root.join(dir.as_str())).unwrap();
+    }
     let gone = view.set(|mirror| {
         mirror.expect(None);
-        mirror.withdraw_others(None)
+        mirror.withdraw(&dirs)
     });
+    assert!(!by_csi || gone.is_empty());
     for tree in gone {
         serving.forget_version(&tree);
     }
-    serving.forget_listing();
-    view.set(|mirror| mirror.prune(std::time::Instant::now()));
 }
 
 #[test]
@@ -126,6 +151,9 @@ fn a_swap_shows_the_new_version_at_once_and_open_files_keep_theirs() {
         assert_eq!(mount.text("a"), "new");
         assert_eq!(mount.text("fresh"), "2");
         assert_eq!(names(mount.root()), ["..2", "..data", "a", "fresh", "secrets.json"]);
+        assert_eq!(fs::read_to_string(mount.path("..1/a")).unwrap(), "old", "a late walk");
+        retire(&view, &serving, mount.root(), true);
+        assert!(fs::metadata(mount.path("..1")).is_err());
         let mut text = String::new();
         held.read_to_string(&mut text).unwrap();
         assert_eq!(text, "old");
@@ -151,6 +179,7 @@ fn a_bound_file_and_folder_as_a_subpath_makes_them_outlive_a_rotation() {
         let _file = mount.bind(&mount.path("a"), &file);
         let _folder = mount.bind(&mount.path("..data"), &folder);
         rotate(&view, &serving, mount.root(), 2, "{\"a\":\"new\"}");
+        retire(&view, &serving, mount.root(), false);
         let later = std::time::Instant::now() + Duration::from_mins(1);
         view.set(|mirror| mirror.prune(later));
         assert_eq!(mount.text("a"), "new");
@@ -244,6 +273,13 @@ fn no_reader_sees_a_torn_or_stale_version_during_a_thousand_rotations() {
             for revision in 2..=ROTATIONS {
                 let text = document(revision);
                 rotate(&view, &serving, mount.root(), revision, &text);
+                view.set(|mirror| {
+                    // as if the grace were over: an rmdir would end walks that are under way
+                    let dirs = mirror.to_retire(std::time::Instant::now(), Duration::ZERO);
+                    if revision % 100 == 0 { mirror.withdraw(&dirs) } else { Vec::new() }
+                })
+                .iter()
+                .for_each(|tree| serving.forget_version(tree));
                 published.store(revision, Relaxed);
             }
             stop.store(true, Relaxed);
@@ -255,6 +291,7 @@ fn no_reader_sees_a_torn_or_stale_version_during_a_thousand_rotations() {
         let later = std::time::Instant::now() + Duration::from_mins(1);
         let patience = std::time::Instant::now() + Duration::from_secs(20);
         loop {
+            retire(&view, &serving, mount.root(), true);
             for tree in view.load().lingering(later) {
                 serving.forget_version(&tree);
             }

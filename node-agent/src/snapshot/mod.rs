@@ -19,7 +19,7 @@ use vsecm_safe_api::{
     value::SecretValue,
 };
 
-pub use self::version::{VersionId, distinct_folder};
+pub use self::version::{VersionId, distinct_folders};
 use crate::{json, memfd::MemfdError};
 
 mod version;

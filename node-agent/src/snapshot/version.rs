@@ -37,8 +37,14 @@ impl std::fmt::Debug for VersionId {
     }
 }
 
-/// A folder's name with a suffix that no other version has, for the rare case that two versions
-/// with the same revision are there at once (a store of another lineage, an expiry).
-pub fn distinct_folder(folder: &str, id: VersionId) -> Option<VersionDir> {
-    format!("{folder}-{:08x}", id.generation() >> 32).parse().ok()
+/// Folder names with a suffix that no other version has, for the rare case that two versions with
+/// the same revision are there at once (a store of another lineage, an expiry), or one is there
+/// again.
+pub fn distinct_folders(folder: &str, id: VersionId) -> impl Iterator<Item = VersionDir> {
+    let folder = format!("{folder}-{:08x}", id.generation() >> 32);
+    let more = (2..100).map({
+        let folder = folder.clone();
+        move |number| format!("{folder}-{number}")
+    });
+    std::iter::once(folder).chain(more).filter_map(|name| name.parse().ok())
 }

@@ -1,6 +1,6 @@
 //! Which secret a volume shows, left to a successor: it must know before SPIRE can be asked.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{collections::BTreeSet, os::fd::OwnedFd, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use vsecm_node_agent_api::{frame::ContentKey, volume::VolumeId};
@@ -8,6 +8,7 @@ use vsecm_safe_api::name::SecretKey;
 
 use crate::{
     memfd,
+    mirror::Followers,
     snapshot::{SnapshotKey, VersionId},
 };
 
@@ -23,12 +24,25 @@ pub(super) enum Access {
     Revoked,
 }
 
+/// What mounts show of a volume's old versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct Bound {
+    /// Inodes that follow.
+    #[serde(default, skip_serializing_if = "Followers::is_empty")]
+    pub(super) followers: Followers,
+    /// Versions that are kept, by their sequences.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) kept: BTreeSet<u64>,
+}
+
 /// A volume, its secret's key, and whether it may be seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Binding {
     pub(super) volume: VolumeId,
     pub(super) key: SnapshotKey,
     pub(super) access: Access,
+    pub(super) bound: Bound,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,10 +53,12 @@ struct Wire {
     namespace: String,
     name: String,
     access: Access,
+    #[serde(default, skip_serializing_if = "Bound::is_empty")]
+    bound: Bound,
 }
 
-/// Bytes of a binding at most; names have bounds far below.
-const LIMIT: usize = 8 * 1024;
+/// Bytes of a binding at most; names have bounds far below, and a pod has few mounts.
+const LIMIT: usize = 1024 * 1024;
 
 /// How the names of bindings at the keeper start.
 const PREFIX: &str = "volume-";
@@ -58,6 +74,12 @@ pub(super) fn binding_key(volume: &VolumeId) -> Option<ContentKey> {
     ContentKey::try_from(format!("{PREFIX}{id:?}")).ok()
 }
 
+impl Bound {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Binding {
     pub(super) fn to_memfd(&self) -> Option<Arc<OwnedFd>> {
         let wire = Wire {
@@ -66,6 +88,7 @@ impl Binding {
             namespace: self.key.secret.namespace.to_string(),
             name: self.key.secret.name.to_string(),
             access: self.access,
+            bound: self.bound.clone(),
         };
         let json = serde_json::to_vec(&wire).ok()?;
         memfd::sealed(&[&json]).ok().map(Arc::new)
@@ -81,6 +104,7 @@ impl Binding {
                 secret: SecretKey::parse(&wire.namespace, &wire.name).ok()?,
             },
             access: wire.access,
+            bound: wire.bound,
         })
     }
 }
@@ -92,8 +116,13 @@ mod tests {
 
     #[test]
     fn a_binding_survives_its_process() {
-        let binding =
-            Binding { volume: "csi-1".parse().unwrap(), key: key(), access: Access::Revoked };
+        let followers = [(6, "a".to_owned())].into();
+        let binding = Binding {
+            volume: "csi-1".parse().unwrap(),
+            key: key(),
+            access: Access::Revoked,
+            bound: Bound { followers, kept: [7].into() },
+        };
         let memfd = binding.to_memfd().unwrap();
         assert_eq!(Binding::from_memfd(&memfd), Some(binding.clone()));
         assert!(is_binding(&binding_key(&binding.volume).unwrap()));

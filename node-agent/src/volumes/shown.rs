@@ -1,19 +1,30 @@
 //! What a volume shows to the kernel, and the way from one version to the next.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::oneshot;
 use tracing::{error, warn};
-use vsecm_node_agent_api::volume::{VersionDir, VolumeRecord};
+use vsecm_node_agent_api::{
+    frame::{Bind, DIR_LIMIT},
+    volume::{VersionDir, VolumeRecord},
+};
 
 use crate::{
     inode::Numbers,
-    mirror::{Mirror, Origin, Swap},
+    mirror::{Expected, Followers, Mirror, Origin},
     session::{self, End, Serving, SessionError, Start},
     snapshot::Snapshot,
     tree::{Source, Tree},
     view::View,
 };
+
+/// A path walk that has read the old `..data`, or is inside the old folder, is over by then. After
+/// that csi removes the folder, and subPath mounts of it follow.
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 
 /// A volume that the kernel asks this process about.
 pub(super) struct Shown {
@@ -26,6 +37,24 @@ pub(super) struct Shown {
     told: Told,
 }
 
+/// What a predecessor left.
+#[derive(Debug, Default)]
+pub(super) struct Estate {
+    /// Versions that it may have shown until its death.
+    pub(super) older: Vec<Arc<Snapshot>>,
+    /// Versions that mounts show, and nothing else.
+    pub(super) bound: Vec<Arc<Snapshot>>,
+    /// Inodes that follow.
+    pub(super) followers: Arc<Followers>,
+}
+
+/// What csi is to do, so that readers see a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Swap {
+    pub(super) dir: VersionDir,
+    pub(super) replaced: Vec<VersionDir>,
+}
+
 /// Whether watchers in the pod know of the version that is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
@@ -35,12 +64,24 @@ enum Told {
     Perhaps,
 }
 
+/// What the kernel is to be told: it knows of these otherwise for ever.
+#[derive(Debug, Default)]
+struct News {
+    /// Versions whose folders went from the root.
+    gone: Vec<Arc<Tree>>,
+    /// Inodes whose bytes and size are others now, or none.
+    changed: Vec<u64>,
+    /// Folders that follow, and the names that they had or have.
+    folders: Vec<u64>,
+    names: BTreeSet<String>,
+}
+
 impl Shown {
-    /// Starts to show `source`. `older` are versions that a predecessor may have shown.
+    /// Starts to show `source`.
     pub(super) async fn start(
         record: &VolumeRecord,
         source: Source,
-        older: Vec<Arc<Snapshot>>,
+        estate: Estate,
         descriptor: std::os::fd::OwnedFd,
         start: Start,
     ) -> Result<Self, SessionError> {
@@ -49,8 +90,9 @@ impl Shown {
             Start::Resumed => Origin::Inherited,
         };
         let numbers = Numbers::new(record.volume.as_str());
+        let told = if estate.older.is_empty() { Told::Surely } else { Told::Perhaps };
         let mut older_trees: Vec<Tree> = Vec::new();
-        for snapshot in older {
+        for snapshot in estate.bound.into_iter().chain(estate.older) {
             let taken = |dir: &VersionDir| older_trees.iter().any(|tree| tree.dir() == dir);
             if let Some(tree) = build(record, &numbers, Source::Said(snapshot), taken) {
                 older_trees.push(tree);
@@ -60,10 +102,15 @@ impl Shown {
         let tree = build(record, &numbers, source, taken).ok_or_else(|| {
             SessionError::Start(std::io::Error::other("the version has no folder name"))
         })?;
-        let told = if older_trees.is_empty() { Told::Surely } else { Told::Perhaps };
-        let mut mirror = Mirror::new(numbers.clone(), Arc::new(tree), origin);
+        let mut mirror = Mirror::new(numbers.clone(), Arc::new(tree), origin)
+            .on_rotate(record.options.on_rotate);
         for tree in older_trees {
-            mirror.stage(Arc::new(tree), origin);
+            mirror.inherit(Arc::new(tree));
+        }
+        mirror.follow(estate.followers);
+        if told == Told::Surely {
+            // what mounts show is not at the root
+            mirror.leave_others(None);
         }
         let view = Arc::new(View::new(mirror));
         let served = Arc::clone(&view);
@@ -71,7 +118,13 @@ impl Shown {
             tokio::task::spawn_blocking(move || session::serve(&served, descriptor, start)).await;
         let (serving, end) =
             started.map_err(|e| SessionError::Start(std::io::Error::other(e)))??;
-        Ok(Self { record: record.clone(), numbers, view, serving: Arc::new(serving), end, told })
+        let shown =
+            Self { record: record.clone(), numbers, view, serving: Arc::new(serving), end, told };
+        if start == Start::Resumed {
+            // pages that a predecessor had not dropped yet when it died
+            shown.tell(shown.held_news()).await;
+        }
+        Ok(shown)
     }
 
     /// The version that readers see.
@@ -90,30 +143,44 @@ impl Shown {
         let mirror = self.view.load();
         let shown = mirror.shown()?;
         if shown.source().id() == source.id() {
+            if mirror.is_revoked() {
+                self.view.set(Mirror::grant_shown);
+            }
             return (self.told == Told::Perhaps).then(|| self.expect(shown.dir()));
         }
         let tree = if let Some(staged) = mirror.staged(source.id()) {
             staged
         } else {
-            let taken = |dir: &VersionDir| mirror.is_listed(dir);
+            let taken = |dir: &VersionDir| mirror.is_taken(dir);
             Arc::new(build(&self.record, &self.numbers, source.clone(), taken)?)
         };
-        let gone = self.view.set(|mirror| {
-            let gone = mirror.withdraw_others(Some(tree.dir()));
-            if !mirror.is_listed(tree.dir()) {
-                mirror.stage(Arc::clone(&tree), Origin::Own);
+        let dir = tree.dir().clone();
+        self.view.set(|mirror| {
+            mirror.leave_others(Some(&dir));
+            if mirror.staged(source.id()).is_none() {
+                mirror.stage(tree);
             }
-            gone
+            if source.is_withdrawal() {
+                mirror.revoke_all();
+            }
         });
-        self.tell(gone, Some(tree.dir().clone())).await;
-        Some(self.expect(tree.dir()))
+        if source.is_withdrawal() {
+            // now, and not when csi has swapped: it may be away
+            self.tell(self.held_news()).await;
+        }
+        Some(self.expect(&dir))
     }
 
     /// From now on csi may swap to `dir`.
     fn expect(&self, dir: &VersionDir) -> Swap {
-        let swap = Swap { publish: dir.clone() };
-        self.view.set(|mirror| mirror.expect(Some(swap.clone())));
-        swap
+        self.view.set(|mirror| {
+            let mut replaced = mirror.listed_beside(dir);
+            // more than one is there only after failures; they go one after the other
+            replaced.truncate(DIR_LIMIT);
+            let swap = Swap { dir: dir.clone(), replaced: replaced.clone() };
+            mirror.expect(Some(Expected::Publish { dir: dir.clone(), replaced }));
+            swap
+        })
     }
 
     /// After csi said that it swapped: whether readers see `source` now.
@@ -122,39 +189,103 @@ impl Shown {
             return false;
         }
         self.told = Told::Surely;
-        let gone = self.view.set(|mirror| {
+        let mut news = self.held_news();
+        news.gone = self.view.set(|mirror| {
             mirror.expect(None);
-            mirror.withdraw_others(None)
+            mirror.leave_others(None);
+            mirror.prune(Instant::now())
         });
-        self.tell(gone, None).await;
-        self.prune();
+        self.tell(news).await;
         true
     }
 
-    /// Forgets versions that nobody can read any more.
-    pub(super) fn prune(&self) {
-        self.view.set(|mirror| mirror.prune(Instant::now()));
+    /// Folders that csi can remove now; it may do so from now on.
+    pub(super) fn retire(&self) -> Vec<VersionDir> {
+        self.view.set(|mirror| {
+            let dirs = mirror.to_retire(Instant::now(), GRACE);
+            mirror.expect(Some(Expected::Retire(dirs.clone())));
+            dirs
+        })
+    }
+
+    /// Whether folders wait for their end.
+    pub(super) fn is_retiring(&self) -> bool {
+        self.view.load().is_leaving()
+    }
+
+    /// After csi removed `dirs`, or could not: what is left of them goes without it.
+    pub(super) async fn retired(&self, dirs: &[VersionDir]) {
+        let gone = self.view.set(|mirror| {
+            mirror.expect(None);
+            let mut gone = mirror.withdraw(dirs);
+            gone.extend(mirror.prune(Instant::now()));
+            gone
+        });
+        if !gone.is_empty() {
+            self.tell(News { gone, ..News::default() }).await;
+        }
+    }
+
+    /// What is to follow now that these mounts are there; `None` if that is what follows already.
+    pub(super) fn following(&self, binds: &[Bind]) -> Option<Arc<Followers>> {
+        let mirror = self.view.load();
+        let followers = mirror.following(binds);
+        (followers != **mirror.followers()).then(|| Arc::new(followers))
+    }
+
+    /// From now on these inodes follow.
+    pub(super) async fn follow(&self, followers: Arc<Followers>) {
+        self.view.set(|mirror| mirror.follow(followers));
+        self.tell(self.held_news()).await;
+    }
+
+    /// Versions that a mount may show, if the volume asks for these to be kept.
+    pub(super) fn undecided(&self) -> BTreeSet<u64> {
+        self.view.load().undecided()
+    }
+
+    /// Keeps the versions that mounts show, if the volume asks for it; their numbers.
+    pub(super) fn keep(&self, binds: &[Bind]) -> BTreeSet<u64> {
+        self.view.set(|mirror| mirror.keep(binds))
     }
 
     /// Takes away what late path walks left of versions that went.
     pub(super) async fn sweep(&self) {
-        let lingering = self.view.load().lingering(Instant::now());
-        if !lingering.is_empty() {
-            self.tell(lingering, None).await;
+        let mut gone = self.view.load().lingering(Instant::now());
+        gone.extend(self.view.set(|mirror| mirror.prune(Instant::now())));
+        if !gone.is_empty() {
+            self.tell(News { gone, ..News::default() }).await;
         }
-        self.prune();
     }
 
-    /// Tells the kernel of versions that went and one that came. On a thread of its own: the
-    /// kernel may wait for operations in flight, which the session answers.
-    async fn tell(&self, gone: Vec<Arc<Tree>>, came: Option<VersionDir>) {
+    /// What is held of old versions and is not what it was.
+    fn held_news(&self) -> News {
+        let mirror = self.view.load();
+        let mut news = News { changed: mirror.revoked(), ..News::default() };
+        news.changed.extend(mirror.followers().keys());
+        let folders = mirror.followers().keys().filter(|ino| mirror.list(**ino).is_some());
+        news.folders = folders.copied().collect();
+        if !news.folders.is_empty() {
+            news.names = mirror.file_names();
+        }
+        news
+    }
+
+    /// Tells the kernel. On a thread of its own: the kernel may wait for operations in flight,
+    /// which the session answers.
+    async fn tell(&self, news: News) {
         let serving = Arc::clone(&self.serving);
         let told = tokio::task::spawn_blocking(move || {
-            for tree in gone {
+            for tree in news.gone {
                 serving.forget_version(&tree);
             }
-            if let Some(dir) = came {
-                serving.forget_name(dir.as_str());
+            for folder in news.folders {
+                for name in &news.names {
+                    serving.forget_entry(folder, name);
+                }
+            }
+            for ino in news.changed {
+                serving.forget_content(ino);
             }
             serving.forget_listing();
         });

@@ -5,7 +5,7 @@
 //! issued its own before its volume is ready, which is [`crate::volumes`]' business.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -95,6 +95,8 @@ struct Member {
     shows: Shows,
     /// What it is about to show.
     next: Option<u64>,
+    /// What mounts show of it.
+    holds: BTreeSet<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +213,7 @@ impl Watches {
             },
             identity,
             next: None,
+            holds: BTreeSet::new(),
         };
         locked(&watch.members).insert(volume.clone(), member);
         drop(watches);
@@ -287,6 +290,14 @@ impl Watch {
         }
     }
 
+    /// Mounts show these versions of the volume, which a successor is to find too.
+    pub async fn holds(&self, volume: &VolumeId, versions: BTreeSet<u64>) {
+        if let Some(member) = locked(&self.members).get_mut(volume) {
+            member.holds = versions;
+        }
+        self.forget_old().await;
+    }
+
     fn newest(&self) -> u64 {
         let feed = self.feed.borrow();
         feed.snapshot.as_ref().map_or(0, |newest| newest.sequence())
@@ -312,7 +323,7 @@ impl Watch {
                         Shows::Version(version) => version == sequence,
                         Shows::Inherited(newest) => sequence <= newest,
                     };
-                    shown || member.next == Some(sequence)
+                    shown || member.next == Some(sequence) || member.holds.contains(&sequence)
                 })
         };
         let mut versions = locked(&self.versions);

@@ -41,6 +41,13 @@ impl Container {
         self
     }
 
+    /// Also with another volume of the pod.
+    #[must_use]
+    pub(crate) fn volume(mut self, name: &str, target: &str) -> Self {
+        self.mounts.push(json!({ "name": name, "mountPath": target, "readOnly": true }));
+        self
+    }
+
     /// With this alone: no volume of ours.
     #[must_use]
     pub(crate) fn without_volume(mut self) -> Self {

@@ -26,6 +26,7 @@ pub(crate) struct Pod {
     init: Vec<Container>,
     containers: Vec<Container>,
     has_volume: bool,
+    secrets: Vec<(String, String)>,
 }
 
 impl Pod {
@@ -50,6 +51,7 @@ impl Pod {
             init: Vec::new(),
             containers: vec![Container::idle("main")],
             has_volume: true,
+            secrets: Vec::new(),
         }
     }
 
@@ -113,6 +115,13 @@ impl Pod {
         self
     }
 
+    /// Also with a volume of a Secret of Kubernetes.
+    #[must_use]
+    pub(crate) fn secret_volume(mut self, name: &str, secret: &str) -> Self {
+        self.secrets.push((name.to_owned(), secret.to_owned()));
+        self
+    }
+
     /// The manifest.
     pub(crate) fn manifest(&self) -> Value {
         let mut volumes = vec![json!({ "name": "state", "emptyDir": {} })];
@@ -123,6 +132,11 @@ impl Pod {
             }
             volumes.push(json!({ "name": VOLUME_NAME, "csi": source }));
         }
+        volumes.extend(
+            self.secrets
+                .iter()
+                .map(|(name, secret)| json!({ "name": name, "secret": { "secretName": secret } })),
+        );
         let list = |of: &[Container]| of.iter().map(Container::manifest).collect::<Vec<_>>();
         let mut spec = json!({
             "serviceAccountName": "default",

@@ -13,13 +13,13 @@ use tokio::{
 };
 use tracing::{debug, info};
 use vsecm_node_agent_api::{
-    frame::Serving as IsServing,
-    volume::{Gate as Gating, VolumeRecord},
+    frame::{Bind, Serving as IsServing},
+    volume::{Gate as Gating, VersionDir, VolumeRecord},
 };
 
 use super::{
     Means,
-    binding::{Access, Binding, binding_key},
+    binding::{Access, Binding, Bound, binding_key},
     reason::{self, Reason},
     shown::Shown,
 };
@@ -34,6 +34,7 @@ use crate::{
     watch::{Feed, Watch},
 };
 
+mod retiring;
 mod serving;
 mod standing;
 
@@ -128,7 +129,19 @@ enum Updates {
     Revoked,
 }
 
-type Swapping = JoinHandle<Result<(), DutyError>>;
+/// What csi is doing for the volume: one thing at a time.
+enum Errand {
+    /// It swaps to this.
+    Swap(Source, JoinHandle<Result<(), DutyError>>),
+    /// It removes these folders, and tells what mounts show.
+    Retire(Vec<VersionDir>, JoinHandle<Result<Vec<Bind>, DutyError>>),
+}
+
+/// What came of it.
+enum Outcome {
+    Swap(Source, Result<(), DutyError>),
+    Retire(Vec<VersionDir>, Result<Vec<Bind>, DutyError>),
+}
 
 pub(super) struct Owner {
     record: VolumeRecord,
@@ -149,7 +162,14 @@ pub(super) struct Owner {
     shown: Option<Shown>,
     /// When a session that ended must have been detached.
     detach_due: Option<Instant>,
-    swapping: Option<(Source, Swapping)>,
+    /// What a successor knows of it.
+    access: Access,
+    bound: Bound,
+    errand: Option<Errand>,
+    /// When csi is asked what mounts show, and to remove what they do not.
+    retire_due: Option<Instant>,
+    /// Until when mounts of what was replaced may still be made.
+    bind_until: Instant,
     swap_trouble: Option<String>,
     swap_again: Instant,
     backoff: Backoff,
@@ -182,7 +202,11 @@ impl Owner {
             updates: Updates::Flow,
             shown: None,
             detach_due: None,
-            swapping: None,
+            access: binding.map_or(Access::Granted, |binding| binding.access),
+            bound: binding.map(|binding| binding.bound.clone()).unwrap_or_default(),
+            errand: None,
+            retire_due: None,
+            bind_until: Instant::now(),
             swap_trouble: None,
             swap_again: Instant::now(),
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
@@ -214,6 +238,7 @@ impl Owner {
             }
             self.leave_former_if_due().await;
             self.swap_if_needed().await;
+            self.retire_if_due();
             self.tell();
             let next = tokio::select! {
                 command = self.commands.recv() => if let Some(command) = command {
@@ -227,22 +252,25 @@ impl Owner {
                     Next::Live
                 }
                 () = news(&mut self.member) => Next::Live,
-                outcome = outcome(&mut self.swapping) => {
-                    self.swapped(outcome).await;
+                outcome = outcome(&mut self.errand) => {
+                    match outcome {
+                        Outcome::Swap(source, outcome) => self.swapped(source, outcome).await,
+                        Outcome::Retire(dirs, outcome) => self.retired(dirs, outcome).await,
+                    }
                     Next::Live
                 }
-                () = sleep_until(self.swap_again), if self.swap_trouble.is_some() && self.swapping.is_none() => Next::Live,
+                () = sleep_until(self.swap_again), if self.swap_trouble.is_some() && self.errand.is_none() => Next::Live,
+                () = due(self.retire_due), if self.errand.is_none() => Next::Live,
                 Ok(()) = arrivals.changed() => {
                     self.swap_again = Instant::now();
                     self.backoff.reset();
+                    self.retire_due = self.retire_due.map(|_later| Instant::now());
                     Next::Live
                 }
                 how = end(&mut self.shown) => self.ended(how).await,
                 () = due(self.detach_due) => self.not_detached().await,
                 _tick = prune.tick() => {
-                    if let Some(shown) = &self.shown {
-                        shown.sweep().await;
-                    }
+                    self.sweep().await;
                     Next::Live
                 }
             };
@@ -380,14 +408,20 @@ async fn news(member: &mut Option<Member>) {
     }
 }
 
-async fn outcome(swapping: &mut Option<(Source, Swapping)>) -> (Source, Result<(), DutyError>) {
-    let Some((source, future)) = swapping else {
-        return std::future::pending().await;
+async fn outcome(errand: &mut Option<Errand>) -> Outcome {
+    let outcome = match errand {
+        None => return std::future::pending().await,
+        Some(Errand::Swap(source, swapping)) => {
+            let outcome = swapping.await.unwrap_or(Err(DutyError::Lost));
+            Outcome::Swap(source.clone(), outcome)
+        }
+        Some(Errand::Retire(dirs, retiring)) => {
+            let outcome = retiring.await.unwrap_or(Err(DutyError::Lost));
+            Outcome::Retire(std::mem::take(dirs), outcome)
+        }
     };
-    let outcome = future.await.unwrap_or(Err(DutyError::Lost));
-    let source = source.clone();
-    *swapping = None;
-    (source, outcome)
+    *errand = None;
+    outcome
 }
 
 async fn end(shown: &mut Option<Shown>) -> End {

@@ -6,13 +6,13 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 use vsecm_safe_api::client::chain;
 
-use super::{DETACH_WAIT, Next, Owner};
+use super::{DETACH_WAIT, Errand, Next, Owner};
 use crate::{
     duty::DutyError,
     session::{End, Start},
     snapshot::Snapshot,
     tree::Source,
-    volumes::shown::Shown,
+    volumes::shown::{Estate, Shown, Swap},
     watch::Watch,
 };
 
@@ -26,13 +26,18 @@ impl Owner {
             (None, _) => {}
         }
         let source = self.desired().ok_or("the volume has no content yet: attach it first")?;
-        let older = self.older_than(&source, start);
-        let shown = Shown::start(&self.record, source, older, descriptor, start)
+        let estate = self.estate(&source, start);
+        self.keep_inherited(&estate).await;
+        let shown = Shown::start(&self.record, source, estate, descriptor, start)
             .await
             .map_err(|error| chain(&error))?;
         info!(volume = %self.record.volume, pod = %self.record.pod.name, namespace = %self.record.pod.namespace, ?start, "serving");
         self.shown = Some(shown);
         self.detach_due = None;
+        if start == Start::Resumed {
+            // what mounts show is known by csi alone
+            self.retire_due = Some(Instant::now());
+        }
         if start == Start::Fresh {
             self.means.publish_times.observe(self.asked.elapsed().as_secs_f64());
         }
@@ -40,17 +45,17 @@ impl Owner {
         Ok(())
     }
 
-    /// Versions that a predecessor may have shown until its death.
-    fn older_than(&self, source: &Source, start: Start) -> Vec<Arc<Snapshot>> {
+    /// What a predecessor left beside what is shown.
+    fn estate(&self, source: &Source, start: Start) -> Estate {
+        let followers = Arc::new(self.bound.followers.clone());
         let (Source::Said(newest), Start::Resumed) = (source, start) else {
-            return Vec::new();
+            return Estate { followers, ..Estate::default() };
         };
-        let Some(watch) = self.watch_of(newest) else {
-            return Vec::new();
-        };
-        let mut versions = watch.versions();
+        let mut versions = self.watch_of(newest).map(|w| w.versions()).unwrap_or_default();
         versions.retain(|version| version.sequence() < newest.sequence());
-        versions
+        let is_bound = |v: &Arc<Snapshot>| self.bound.kept.contains(&v.sequence());
+        let (bound, older) = versions.into_iter().partition(is_bound);
+        Estate { older, bound, followers }
     }
 
     /// The watch that has this version.
@@ -74,6 +79,8 @@ impl Owner {
         if snapshot.key() != member.watch.key() {
             return;
         }
+        // first: what it does not show any more is forgotten otherwise
+        member.watch.holds(&self.record.volume, shown.undecided()).await;
         member.watch.shows(&self.record.volume, snapshot).await;
         if let Some(position) = snapshot.position() {
             let uid = self.record.pod.uid.as_str();
@@ -82,7 +89,7 @@ impl Owner {
     }
 
     pub(super) async fn swap_if_needed(&mut self) {
-        if self.swapping.is_some() || self.swap_again > Instant::now() {
+        if self.errand.is_some() || self.swap_again > Instant::now() {
             return;
         }
         let due = match (self.desired(), &self.shown) {
@@ -100,12 +107,12 @@ impl Owner {
             watch.will_show(&self.record.volume, snapshot);
         }
         let (duty, volume) = (Arc::clone(&self.means.duty), self.record.volume.clone());
-        let ordered = tokio::spawn(async move { duty.order(volume, swap).await });
-        self.swapping = Some((source, ordered));
+        let Swap { dir, replaced } = swap;
+        let ordered = tokio::spawn(async move { duty.publish(volume, dir, replaced).await });
+        self.errand = Some(Errand::Swap(source, ordered));
     }
 
-    pub(super) async fn swapped(&mut self, outcome: (Source, Result<(), DutyError>)) {
-        let (source, outcome) = outcome;
+    pub(super) async fn swapped(&mut self, source: Source, outcome: Result<(), DutyError>) {
         let Some(shown) = &mut self.shown else { return };
         let trouble = match outcome {
             Ok(()) if shown.settle(&source).await => None,
@@ -115,6 +122,7 @@ impl Owner {
         let Some(trouble) = trouble else {
             self.swap_trouble = None;
             self.backoff.reset();
+            self.replaced();
             self.settled().await;
             return;
         };
@@ -126,7 +134,8 @@ impl Owner {
 
     pub(super) async fn ended(&mut self, how: End) -> Next {
         self.shown = None;
-        self.swapping = None;
+        self.errand = None;
+        self.retire_due = None;
         match how {
             End::Closed => {
                 info!(volume = %self.record.volume, "the kernel closed the volume's connection");

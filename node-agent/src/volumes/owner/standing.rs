@@ -132,7 +132,14 @@ impl Owner {
     }
 
     /// Leaves word for a successor.
-    async fn bind(&self, access: Access) {
+    async fn bind(&mut self, access: Access) {
+        self.access = access;
+        self.leave_word().await;
+    }
+
+    /// The same, where access is what it was.
+    pub(super) async fn leave_word(&self) {
+        let access = self.access;
         let Some(member) = &self.member else { return };
         // while the secret has no content, a successor could show nothing of it
         let (member, access) = match &self.former {
@@ -142,8 +149,12 @@ impl Owner {
             },
             None => (member, access),
         };
-        let binding =
-            Binding { volume: self.record.volume.clone(), key: member.watch.key().clone(), access };
+        let binding = Binding {
+            volume: self.record.volume.clone(),
+            key: member.watch.key().clone(),
+            access,
+            bound: self.bound.clone(),
+        };
         if let (Some(key), Some(memfd)) = (binding_key(&binding.volume), binding.to_memfd()) {
             self.means.keeper.deposit(key, memfd).await;
         } else {

@@ -13,9 +13,9 @@ use tokio::{
 };
 use vsecm_node_agent_api::{
     channel::{Connection, Listener},
-    frame::{AgentReply, Order, OrderOutcome, OrderReply},
+    frame::{AgentReply, Order, OrderOutcome, OrderReply, Step},
     peer::PeerRule,
-    volume::{PodRef, VolumeRecord},
+    volume::{PodRef, VersionDir, VolumeId, VolumeRecord},
 };
 
 use super::keeper::{Kept, keep};
@@ -183,9 +183,9 @@ impl Node {
         tokio::spawn(async move {
             while let Ok(Some((order, _))) = theirs.receive::<Order>().await {
                 let (id, root) = (order.id, root.clone());
-                let swapped = tokio::task::spawn_blocking(move || swap(&root, &order)).await;
-                let outcome = match swapped.unwrap() {
-                    Ok(()) => OrderOutcome::Swapped,
+                let done = tokio::task::spawn_blocking(move || take(&root, &order.step)).await;
+                let outcome = match done.unwrap() {
+                    Ok(outcome) => outcome,
                     Err(error) => OrderOutcome::Failed { reason: error.to_string() },
                 };
                 theirs.send(&OrderReply { id, outcome }, &[]).await.unwrap();
@@ -225,15 +225,53 @@ impl Node {
     }
 }
 
-fn swap(root: &Path, order: &Order) -> std::io::Result<()> {
+/// The next version that csi is to publish. Asked for mounts, it has none.
+pub(super) async fn next_publish(csi: &Connection) -> (VolumeId, VersionDir) {
+    loop {
+        let (order, _) = csi.receive::<Order>().await.unwrap().unwrap();
+        let outcome = match order.step {
+            Step::Publish { dir, .. } => return (order.volume, dir),
+            Step::Retire { .. } => OrderOutcome::Retired,
+            Step::Binds { .. } => OrderOutcome::Binds { binds: Vec::new(), left: 0 },
+        };
+        csi.send(&OrderReply { id: order.id, outcome }, &[]).await.unwrap();
+    }
+}
+
+fn take(root: &Path, step: &Step) -> std::io::Result<OrderOutcome> {
     let at = |name: &str| root.join(name);
+    match step {
+        Step::Publish { dir, replaced } => {
+            swap(root, dir)?;
+            for old in replaced {
+                for name in names(&at(old.as_str()))? {
+                    fs::remove_file(at(old.as_str()).join(name))?;
+                }
+            }
+            Ok(OrderOutcome::Swapped)
+        }
+        Step::Retire { dirs } => {
+            dirs.iter().try_for_each(|dir| fs::remove_dir(at(dir.as_str())))?;
+            Ok(OrderOutcome::Retired)
+        }
+        Step::Binds { .. } => Ok(OrderOutcome::Binds { binds: Vec::new(), left: 0 }),
+    }
+}
+
+fn names(folder: &Path) -> std::io::Result<Vec<String>> {
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().into_string().unwrap())).collect()
+}
+
+fn swap(root: &Path, dir: &VersionDir) -> std::io::Result<()> {
+    let at = |name: &str| root.join(name);
+    match fs::create_dir(at(dir.as_str())) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
     fs::remove_file(at("..data_tmp")).ok();
-    std::os::unix::fs::symlink(order.publish.as_str(), at("..data_tmp"))?;
+    std::os::unix::fs::symlink(dir.as_str(), at("..data_tmp"))?;
     fs::rename(at("..data_tmp"), at("..data"))?;
-    let names = |path: PathBuf| -> std::io::Result<Vec<String>> {
-        fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().into_string().unwrap())).collect()
-    };
-    let (present, wanted) = (names(root.to_owned())?, names(at(order.publish.as_str()))?);
+    let (present, wanted) = (names(root)?, names(&at(dir.as_str()))?);
     for name in wanted.iter().filter(|name| !present.contains(name)) {
         std::os::unix::fs::symlink(format!("..data/{name}"), at(name))?;
     }

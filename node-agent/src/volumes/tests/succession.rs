@@ -1,7 +1,8 @@
 //! What a successor of a killed process shows.
 
-use vsecm_node_agent_api::frame::Order;
+use vsecm_node_agent_api::volume::VersionDir;
 
+use self::node::next_publish;
 use super::*;
 use crate::{
     snapshot::tests::document_named,
@@ -66,15 +67,15 @@ fn a_death_between_two_versions_is_made_up_for_in_all_volumes_that_share_a_secre
         // from now on csi does nothing
         let idle = node.idle_csi();
         node.say(said(2, "{\"a\":\"y\"}")).await;
-        idle.receive::<Order>().await.unwrap().unwrap();
+        next_publish(&idle).await;
         let successor = node.successor();
         successor.volumes.recover().await.unwrap();
         let csi = successor.idle_csi();
         let mut told = std::collections::BTreeSet::new();
         while told.len() < 2 {
-            let order = timeout(Duration::from_secs(5), csi.receive::<Order>()).await;
-            let (order, _) = order.expect("watchers of both are told").unwrap().unwrap();
-            told.insert(order.volume);
+            let order = timeout(Duration::from_secs(5), next_publish(&csi)).await;
+            let (volume, _dir) = order.expect("watchers of both are told");
+            told.insert(volume);
         }
     });
 }
@@ -120,7 +121,7 @@ fn a_successor_shows_a_pod_without_identity_nothing_newer_than_it_saw() {
 }
 
 /// The order that a successor gives when the pod's entry went while no node-agent lived.
-async fn order_after_a_missed_withdrawal(on_withdraw: OnWithdraw) -> Option<Order> {
+async fn order_after_a_missed_withdrawal(on_withdraw: OnWithdraw) -> Option<VersionDir> {
     let (node, mut record) = (Node::new(), record());
     record.options.on_withdraw = on_withdraw;
     node.issue();
@@ -146,15 +147,15 @@ async fn order_after_a_missed_withdrawal(on_withdraw: OnWithdraw) -> Option<Orde
         (IsServing::Yes, 2),
         "the pod sees them until csi has swapped"
     );
-    let order = timeout(Duration::from_millis(200), csi.receive::<Order>()).await;
-    order.ok().map(|order| order.unwrap().unwrap().0)
+    let order = timeout(Duration::from_millis(200), next_publish(&csi)).await;
+    order.ok().map(|(_volume, dir)| dir)
 }
 
 #[test]
 fn a_withdrawal_that_nobody_heard_takes_the_files_on_request() {
     story(|| async {
         let order = order_after_a_missed_withdrawal(OnWithdraw::Revoke).await;
-        assert_eq!(order.unwrap().publish.as_str(), "..0-revoked");
+        assert_eq!(order.unwrap().as_str(), "..0-revoked");
     });
 }
 
@@ -211,8 +212,8 @@ fn a_successor_shows_the_former_secret_until_the_new_one_has_content() {
         let late = document_named("shop", "late", 2, "{\"a\":\"x\",\"b\":\"y\"}");
         let key = late.key().clone();
         successor.say(late).await;
-        let order = timeout(Duration::from_secs(5), csi.receive::<Order>()).await;
-        order.expect("the new secret").unwrap().unwrap();
+        let order = timeout(Duration::from_secs(5), next_publish(&csi)).await;
+        order.expect("the new secret");
         until_bound(&successor, &record, |b| b.key == key && b.access == Access::Granted).await;
 
         let third = successor.successor();
