@@ -1,5 +1,5 @@
 # Each target is one line that a person can run by hand; `make help` lists them.
-.PHONY: help check test demo playground bench images push chart cluster-up cluster-install cluster-env cluster-down e2e e2e-all
+.PHONY: help check test demo playground chaos kernels bench images push chart cluster-up cluster-install cluster-env cluster-down e2e e2e-all
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -17,6 +17,13 @@ demo: ## the whole path in one story, with real processes, cleaned up after itse
 playground: ## the system on this machine until Ctrl-C, in DIR (default: a new folder below /tmp)
 	cargo build --locked --workspace --bins
 	target/debug/vsecm-playground up $(or $(DIR),$(shell mktemp -d /tmp/vsecm-XXXXXX))
+
+chaos: ## kills every part of the node under readers, over 1,400 times; SECONDS=60 for less, ARGS="--only csi"
+	cargo build --locked --workspace --bins
+	.ci/chaos.sh $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+kernels: ## the demo and the stories on Linux 6.1, in emulation; STORIES="demo" or names for less
+	tests/kernels/run $(STORIES)
 
 bench: ## figures against the bars of the design
 	@echo "make bench comes with a later issue" >&2; exit 2

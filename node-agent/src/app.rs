@@ -7,6 +7,7 @@ use tokio::{
     runtime::{self, Runtime},
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    task::spawn_blocking,
 };
 use tracing::{error, info};
 use vsecm_node_agent_api::turn::Turn;
@@ -19,11 +20,13 @@ use crate::{
     health::{Health, Stage},
     identity::{own::OwnIdentity, spire::SpireDelegate},
     keeper::Keeper,
+    kernel,
     kubernetes::{
         driver::{self, Driver},
         users::Users,
     },
     metrics, privileges,
+    session::finish,
     volumes::{self, Volumes},
     watch::{self as watches, Watches},
 };
@@ -68,6 +71,8 @@ fn runtime() -> anyhow::Result<Runtime> {
 
 async fn run(settings: &Settings) -> anyhow::Result<()> {
     let mut stop = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    finish::prepare().context("cannot prepare the end of sessions")?;
+    kernel::pretend(settings.pretend_kernel);
     let own = OwnIdentity::begin(settings)?;
     let driver = match &settings.kubernetes.csidriver {
         Some(name) => driver::watched(name.clone()),
@@ -118,9 +123,13 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
     tokio::select! {
         ended = serving => ended.context("cannot serve csi"),
         Some(reason) = failures.recv() => bail!("{reason}"),
-        () = async { stop.recv().await; duty.rest().await } => {
+        ended = async {
+            stop.recv().await;
+            duty.rest().await;
+            spawn_blocking(finish::finish).await
+        } => {
             info!("stopping; volumes stay for a successor");
-            Ok(())
+            ended.context("sessions were not finished")
         }
     }
 }

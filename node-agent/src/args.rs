@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use vsecm_node_agent_api::{peer::PeerRule, volume::PodUid};
+use vsecm_node_agent_api::{kernel::Features, peer::PeerRule, volume::PodUid};
 use vsecm_safe_api::{
     client::{ADDRESS, Address, DEFAULT_ADDRESS},
     name::Namespace,
@@ -133,6 +133,12 @@ pub struct Settings {
     /// The name of this node.
     #[arg(long, env = "VSECM_NODE_NAME")]
     pub node_name: String,
+    /// How often in a minute a server that died is started again, before the container ends.
+    #[arg(long, env = "VSECM_MOST_RESTARTS", default_value_t = 10)]
+    pub most_restarts: usize,
+    /// For tests: kernel features that are done without, as in no-resend,no-inc-epoch.
+    #[arg(long, env = "VSECM_PRETEND_KERNEL", default_value = "", hide = true)]
+    pub pretend_kernel: Features,
     /// User to become, UID:GID; capabilities are given up in any case.
     #[arg(long, env = "VSECM_RUN_AS")]
     pub run_as: Option<RunAs>,

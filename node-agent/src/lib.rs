@@ -30,6 +30,7 @@ pub mod identity;
 pub mod inode;
 pub mod json;
 pub mod keeper;
+pub mod kernel;
 pub mod kubernetes;
 pub mod memfd;
 pub mod metrics;

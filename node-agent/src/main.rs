@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 fn supervise(settings: &Settings) -> anyhow::Result<ExitCode> {
     log_to_stderr();
     privileges::give_up(settings.run_as)?;
-    Ok(ExitCode::from(supervisor::supervise()?))
+    Ok(ExitCode::from(supervisor::supervise(settings.most_restarts)?))
 }
 
 fn serve(settings: &Settings) -> anyhow::Result<ExitCode> {

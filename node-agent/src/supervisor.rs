@@ -4,6 +4,7 @@
 //! of cached files notice nothing ([I6]). Little is done here, so that little can fail.
 
 use std::{
+    collections::VecDeque,
     env,
     ffi::OsString,
     fs, io,
@@ -33,6 +34,12 @@ use rustix::{
 };
 use tracing::{error, info, warn};
 
+/// Tells a server how many were there before it.
+const RESTARTS: &str = "VSECM_NODE_AGENT_RESTARTS";
+
+/// In which so many deaths and no more are made up for.
+const WINDOW: Duration = Duration::from_mins(1);
+
 /// Names the supervisor to its child.
 const SUPERVISOR: &str = "VSECM_NODE_AGENT_SUPERVISOR";
 
@@ -60,31 +67,38 @@ pub enum SupervisorError {
     /// Signals could not be waited for.
     #[error("cannot wait for signals and children")]
     Wait(#[source] Errno),
+    /// What cannot be cured here is the kubelet's to show, and to slow down.
+    #[error("the server died {0} times in a minute: the container ends")]
+    GaveUp(usize),
     /// The supervisor died while its child started.
     #[error("the supervisor is gone")]
     Orphaned,
 }
 
-/// Starts `serve` with the flags of this process, again and again, until SIGTERM or SIGINT.
-/// Returns the exit code for this process.
+/// Starts `serve` with the flags of this process, again and again, until SIGTERM or SIGINT, but not
+/// more than `most` times in a minute. Returns the exit code for this process.
 ///
 /// # Errors
 /// [`SupervisorError`].
-pub fn supervise() -> Result<u8, SupervisorError> {
+pub fn supervise(most: usize) -> Result<u8, SupervisorError> {
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD].into_iter().collect();
     signals.thread_block().map_err(SupervisorError::Wait)?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&signals, flags).map_err(SupervisorError::Wait)?;
     // once: after the file was replaced the kernel would name one that is gone
     let program = env::current_exe().map_err(SupervisorError::Start)?;
-    keep_started(&program, &signals)
+    keep_started(&program, &signals, Deaths::at_most(most))
 }
 
-fn keep_started(program: &Path, signals: &SignalFd) -> Result<u8, SupervisorError> {
+fn keep_started(
+    program: &Path,
+    signals: &SignalFd,
+    mut deaths: Deaths,
+) -> Result<u8, SupervisorError> {
     let mut pause = Duration::ZERO;
     for restarts in 0_u64.. {
         let started = Instant::now();
-        match start(program) {
+        match start(program, restarts) {
             Ok(child) => {
                 info!(restarts, pid = child.as_raw(), "serving");
                 if let Some(code) = watch_over(child, signals)? {
@@ -94,6 +108,7 @@ fn keep_started(program: &Path, signals: &SignalFd) -> Result<u8, SupervisorErro
             // as long as this process lives there is hope, and somebody who logs
             Err(failure) => error!(%failure, "the server cannot be started"),
         }
+        deaths.another(Instant::now())?;
         pause = next_pause(pause, started.elapsed());
         if told_to_stop(signals, pause)? {
             // there is no server whose end could go wrong
@@ -101,6 +116,33 @@ fn keep_started(program: &Path, signals: &SignalFd) -> Result<u8, SupervisorErro
         }
     }
     Ok(1)
+}
+
+/// When servers died.
+struct Deaths {
+    most: usize,
+    recent: VecDeque<Instant>,
+}
+
+impl Deaths {
+    fn at_most(most: usize) -> Self {
+        Self { most, recent: VecDeque::new() }
+    }
+
+    /// One more, which is to be made up for.
+    fn another(&mut self, now: Instant) -> Result<(), SupervisorError> {
+        self.recent.retain(|then| now.saturating_duration_since(*then) < WINDOW);
+        self.recent.push_back(now);
+        if self.recent.len() > self.most {
+            return Err(SupervisorError::GaveUp(self.recent.len()));
+        }
+        Ok(())
+    }
+}
+
+/// Servers that this supervisor has started before this one.
+pub fn restarts() -> u64 {
+    env::var(RESTARTS).ok().and_then(|count| count.parse().ok()).unwrap_or_default()
 }
 
 /// Waits for `pause` while there is no child; whether a signal to stop came.
@@ -128,8 +170,11 @@ fn next_pause(last: Duration, life: Duration) -> Duration {
     (last * 2).clamp(PAUSE, LONGEST_PAUSE)
 }
 
-fn start(program: &Path) -> io::Result<Pid> {
-    let child = command(program).env(SUPERVISOR, std::process::id().to_string()).spawn()?;
+fn start(program: &Path, restarts: u64) -> io::Result<Pid> {
+    let mut command = command(program);
+    command.env(SUPERVISOR, std::process::id().to_string());
+    command.env(RESTARTS, restarts.to_string());
+    let child = command.spawn()?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     // waited for by waitpid, with all orphans that the first process of a container inherits
     drop(child);
@@ -204,52 +249,52 @@ fn signalled(signals: &SignalFd, within: Duration) -> Result<(), SupervisorError
 }
 
 /// The life of a process's first thread.
-enum FirstThread {
-    /// Readable when the thread has exited.
-    Pidfd(OwnedFd),
-    /// Looked at now and then.
-    Proc(Pid),
+struct FirstThread {
+    process: Pid,
+    /// Readable when the thread has exited: the quick way. Since Linux 6.15 not while other threads
+    /// of the process linger, so `/proc` is looked at as well.
+    pidfd: Option<OwnedFd>,
 }
 
 impl FirstThread {
     /// `PIDFD_THREAD`, which is `O_EXCL` (Linux 6.9): the end of one thread, not of the process.
     const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
 
-    /// How often an older kernel's `/proc` is looked at: stalls of readers are to stay below 250 ms.
+    /// How often `/proc` is looked at: stalls of readers are to stay below 250 ms.
     const LOOK: Duration = Duration::from_millis(50);
 
     fn of(child: Pid) -> Result<Self, SupervisorError> {
         let pid = rustix::process::Pid::from_raw(child.as_raw());
         let pid = pid.ok_or(SupervisorError::Wait(Errno::ESRCH))?;
-        Ok(pidfd_open(pid, Self::THREAD).map_or(Self::Proc(child), Self::Pidfd))
+        Ok(Self { process: child, pidfd: pidfd_open(pid, Self::THREAD).ok() })
     }
 
-    /// Until a signal has come or the thread may be dead.
+    /// Until a signal has come, or the thread may be dead.
     fn wait_with(&self, signals: &SignalFd) -> Result<(), SupervisorError> {
-        let Self::Pidfd(pidfd) = self else {
+        let Some(pidfd) = &self.pidfd else {
             return signalled(signals, Self::LOOK);
         };
         let mut either = [
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut either, PollTimeout::NONE) {
+        let look = PollTimeout::try_from(Self::LOOK).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut either, look) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(e) => Err(SupervisorError::Wait(e)),
         }
     }
 
     fn is_dead(&self) -> Result<bool, SupervisorError> {
-        match self {
-            Self::Pidfd(pidfd) => {
-                let mut thread = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-                let ready = poll(&mut thread, PollTimeout::ZERO).map_err(SupervisorError::Wait)?;
-                Ok(ready > 0)
+        if let Some(pidfd) = &self.pidfd {
+            let mut thread = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut thread, PollTimeout::ZERO).map_err(SupervisorError::Wait)? > 0 {
+                return Ok(true);
             }
-            // the state stands after the name, which is in parentheses and may hold some itself
-            Self::Proc(pid) => Ok(fs::read_to_string(format!("/proc/{pid}/stat"))
-                .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|s| s.starts_with('Z')))),
         }
+        // the state stands after the name, which is in parentheses and may hold some itself
+        Ok(fs::read_to_string(format!("/proc/{}/stat", self.process))
+            .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|s| s.starts_with('Z'))))
     }
 }
 
@@ -319,9 +364,29 @@ mod tests {
     #[test]
     fn a_supervisor_whose_server_cannot_be_started_can_be_stopped() {
         let code = with_pending(Signal::SIGTERM, |signals| {
-            keep_started(Path::new("/nowhere/vsecm-node-agent"), signals)
+            keep_started(Path::new("/nowhere/vsecm-node-agent"), signals, Deaths::at_most(10))
         });
         assert_eq!(code.unwrap(), 0);
+    }
+
+    #[test]
+    fn a_server_that_dies_again_and_again_is_given_up() {
+        let program = Path::new("/nowhere/vsecm-node-agent");
+        let ended = with_pending(Signal::SIGCHLD, |signals| {
+            keep_started(program, signals, Deaths::at_most(3))
+        });
+        assert!(matches!(ended, Err(SupervisorError::GaveUp(4))));
+    }
+
+    #[test]
+    fn deaths_of_more_than_a_minute_ago_are_forgiven() {
+        let mut deaths = Deaths::at_most(10);
+        let began = Instant::now();
+        for number in 0..100 {
+            deaths.another(began + WINDOW / 10 * number).unwrap();
+        }
+        let last = began + WINDOW / 10 * 99;
+        assert!(matches!(deaths.another(last), Err(SupervisorError::GaveUp(11))));
     }
 
     #[test]
@@ -355,20 +420,58 @@ mod tests {
     fn the_death_of_a_first_thread_is_seen_before_it_is_reaped() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        for watch in [FirstThread::of(pid).unwrap(), FirstThread::Proc(pid)] {
-            assert!(!watch.is_dead().unwrap());
-        }
         let by_pidfd = FirstThread::of(pid).unwrap();
+        let by_proc = FirstThread { process: pid, pidfd: None };
+        assert!(!by_pidfd.is_dead().unwrap() && !by_proc.is_dead().unwrap());
         child.kill().unwrap();
         let none = SignalFd::new(&SigSet::empty()).unwrap();
-        if matches!(by_pidfd, FirstThread::Pidfd(_)) {
-            by_pidfd.wait_with(&none).unwrap();
-            assert!(by_pidfd.is_dead().unwrap());
-        }
-        let by_proc = FirstThread::Proc(pid);
-        while !by_proc.is_dead().unwrap() {
-            by_proc.wait_with(&none).unwrap();
+        for watch in [by_pidfd, by_proc] {
+            while !watch.is_dead().unwrap() {
+                watch.wait_with(&none).unwrap();
+            }
         }
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn the_death_of_a_first_thread_is_seen_while_others_linger() {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "supervisor::tests::lingers_without_its_first_thread"])
+            .args(["--ignored", "--nocapture", "--test-threads=1"])
+            .env("SUPERVISOR_TEST_LINGER", "yes")
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let watch = FirstThread::of(pid).unwrap();
+        let none = SignalFd::new(&SigSet::empty()).unwrap();
+        let patience = Instant::now() + Duration::from_secs(20);
+        while !watch.is_dead().unwrap() {
+            assert!(Instant::now() < patience, "the death is not seen");
+            watch.wait_with(&none).unwrap();
+        }
+        assert!(child.try_wait().unwrap().is_none(), "its other threads live");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    #[ignore = "a process of the test above"]
+    #[expect(unsafe_code, reason = "nothing safe ends the first thread alone")]
+    fn lingers_without_its_first_thread() {
+        if env::var_os("SUPERVISOR_TEST_LINGER").is_none() {
+            return;
+        }
+        // the first thread waits for this one; a signal handler runs on it alone
+        extern "C" fn end_this_thread(_signal: nix::libc::c_int) {
+            // SAFETY: the call takes a number and does not return.
+            unsafe { nix::libc::syscall(nix::libc::SYS_exit, 0) };
+        }
+        let handler = nix::sys::signal::SigHandler::Handler(end_this_thread);
+        // SAFETY: the handler makes one system call and touches nothing else.
+        unsafe { nix::sys::signal::signal(Signal::SIGUSR2, handler) }.unwrap();
+        let first = nix::unistd::getpid().as_raw();
+        // SAFETY: three integers.
+        unsafe { nix::libc::syscall(nix::libc::SYS_tgkill, first, first, nix::libc::SIGUSR2) };
+        thread::sleep(Duration::from_mins(1));
     }
 }

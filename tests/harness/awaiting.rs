@@ -1,8 +1,9 @@
 //! Waiting for a state instead of sleeping.
 
 use std::{
-    io,
+    env, io,
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -18,6 +19,17 @@ pub struct TooLate {
     pub what: String,
     /// The deadline.
     pub within: Duration,
+}
+
+/// How many times as long everything may take, from the environment: for emulated machines.
+const FACTOR: &str = "VSECM_PATIENCE";
+
+/// `within`, on a machine of this one's speed.
+pub fn patience(within: Duration) -> Duration {
+    static FOUND: OnceLock<u32> = OnceLock::new();
+    let factor =
+        FOUND.get_or_init(|| env::var(FACTOR).ok().and_then(|f| f.parse().ok()).unwrap_or(1));
+    within * *factor
 }
 
 /// How often a state is looked at that cannot be listened to.
@@ -44,6 +56,7 @@ pub async fn value<T>(
     within: Duration,
     mut probe: impl FnMut() -> Option<T>,
 ) -> Result<T, TooLate> {
+    let within = patience(within);
     let deadline = Instant::now() + within;
     loop {
         if let Some(value) = probe() {
@@ -103,6 +116,7 @@ impl Rotations {
     /// [`RotationError::TooLate`], [`RotationError::Watch`].
     pub async fn next(&mut self, within: Duration) -> Result<(), RotationError> {
         let path = self.path.clone();
+        let within = patience(within);
         let Ok(read) = timeout(within, self.read()).await else {
             let what = format!("a rotation of {}", path.display());
             return Err(TooLate { what, within }.into());

@@ -192,7 +192,9 @@ impl Setup {
             .args(["--node-name", &self.options.node_name])
             .env("SPIFFE_ENDPOINT_SOCKET", own)
             .env("SPIFFE_TRUST_DOMAIN", TRUST_DOMAIN)
-            .env("VSECM_SAFE_ENDPOINT_URL", self.safe_url());
+            .env("VSECM_SAFE_ENDPOINT_URL", self.safe_url())
+            // stories kill it more often than it would die
+            .env("VSECM_MOST_RESTARTS", "1000000");
         if let Some(ids) = self.users.ids(Component::NodeAgent) {
             command.args(["--run-as", &format!("{}:{}", ids.uid, ids.gid)]);
         }

@@ -6,6 +6,7 @@
 //!       │     ├── kubelet   (in this process): a CSI client with the kubelet's requests
 //!       │     └── keeper, safe, node-agent, csi: a process each, with a user of its own
 //!       ├── up, pod, shell, demo   (the program vsecm-playground)
+//!       ├── chaos                  (the program vsecm-chaos)
 //!       └── story::start           (the tests)
 //! ```
 
@@ -13,6 +14,7 @@ pub mod app;
 pub mod authority;
 pub mod awaiting;
 pub mod binaries;
+pub mod chaos;
 pub mod component;
 mod control;
 mod demo;
@@ -33,6 +35,6 @@ pub mod watching;
 pub use self::{
     component::{Component, Options},
     kubelet::{Pod, spec::PodSpec},
-    playground::{CliOutput, Playground, PlaygroundError},
+    playground::{AtOnce, CliOutput, Playground, PlaygroundError},
     process::ProcessError,
 };

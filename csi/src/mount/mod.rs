@@ -10,6 +10,7 @@ mod kubelet;
 #[cfg(test)]
 pub(crate) mod lab;
 pub mod mountinfo;
+pub mod probe;
 
 use std::{
     io,

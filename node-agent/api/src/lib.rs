@@ -15,6 +15,7 @@
 //! - [`frame`]: requests and replies of the three conversations;
 //! - [`peer`]: who may talk;
 //! - [`channel`]: frames and descriptors on a socket;
+//! - [`kernel`]: what this kernel offers;
 //! - [`client`]: typed, bounded questions to node-agent and keeper;
 //! - [`turn`]: which of the node's pods serves;
 //! - [`process`]: what each of these processes does first.
@@ -23,6 +24,7 @@ pub mod attributes;
 pub mod channel;
 pub mod client;
 pub mod frame;
+pub mod kernel;
 pub mod peer;
 pub mod process;
 pub mod target;

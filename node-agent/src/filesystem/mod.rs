@@ -20,10 +20,12 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tracing::{debug, warn};
+use vsecm_node_agent_api::kernel::Feature;
 
 use self::attr::{absent, attr, file_type};
 use crate::{
     inode::ROOT,
+    kernel::may_use,
     mirror::{Mirror, Node, Refusal, link_target},
     view::View,
 };
@@ -38,12 +40,23 @@ const FOREVER: Duration = Duration::from_secs(1 << 31);
 /// - `CACHE_SYMLINKS`: else each path walk costs a READLINK;
 /// - `EXPLICIT_INVAL_DATA`: a GETATTR never drops pages of a version;
 /// - `HAS_RESEND`: a successor gets what its predecessor had taken;
-/// - `NO_EXPORT_SUPPORT`: no file handles, which would pass by the mount.
+/// - `NO_EXPORT_SUPPORT`: no file handles, which would pass by the mount;
+/// - `ALLOW_IDMAP`: mounts for pods with `hostUsers: false`, as users are checked by the kernel.
 const WANTED: InitFlags = InitFlags::FUSE_PARALLEL_DIROPS
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
     .union(InitFlags::FUSE_EXPLICIT_INVAL_DATA)
     .union(InitFlags::FUSE_HAS_RESEND)
-    .union(InitFlags::FUSE_NO_EXPORT_SUPPORT);
+    .union(InitFlags::FUSE_NO_EXPORT_SUPPORT)
+    .union(InitFlags::FUSE_ALLOW_IDMAP);
+
+/// What is asked for, without what this process is to do without.
+fn wanted() -> InitFlags {
+    let unless = |feature, flag| if may_use(feature) { InitFlags::empty() } else { flag };
+    WANTED
+        - unless(Feature::Resend, InitFlags::FUSE_HAS_RESEND)
+        - unless(Feature::NoExportSupport, InitFlags::FUSE_NO_EXPORT_SUPPORT)
+        - unless(Feature::Idmap, InitFlags::FUSE_ALLOW_IDMAP)
+}
 
 /// Serves a view.
 #[derive(Debug)]
@@ -110,7 +123,7 @@ macro_rules! refuse {
 impl Filesystem for VolumeFilesystem {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let offered = config.capabilities();
-        if let Err(missing) = config.add_capabilities(WANTED & offered) {
+        if let Err(missing) = config.add_capabilities(wanted() & offered) {
             warn!(?missing, "the kernel refuses what it offered");
         }
         // nothing is ever written
@@ -167,6 +180,7 @@ impl Filesystem for VolumeFilesystem {
     ) {
         let mirror = self.view.load();
         let Some(bytes) = mirror.bytes(ino.0) else {
+            debug!(ino = ino.0, "a version that is forgotten cannot be read");
             return reply.error(Errno::ESTALE);
         };
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());

@@ -14,14 +14,19 @@ use std::{
 };
 
 use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
+use vsecm_node_agent_api::kernel::Feature;
 
-use crate::{filesystem::VolumeFilesystem, inode::ROOT, tree::Tree, view::View};
+use crate::{filesystem::VolumeFilesystem, inode::ROOT, kernel, tree::Tree, view::View};
 
 mod adopt;
+pub mod finish;
 
 /// Why a descriptor is not served.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +38,9 @@ pub enum SessionError {
     /// The file system was unmounted or aborted.
     #[error("the kernel has closed the volume's connection")]
     Closed,
+    /// The process was told to end.
+    #[error("this node agent ends; its successor goes on")]
+    Ending,
     /// fuser failed.
     #[error("the session could not be started")]
     Start(#[source] io::Error),
@@ -74,18 +82,28 @@ pub fn serve(
     descriptor: OwnedFd,
     start: Start,
 ) -> Result<(Serving, oneshot::Receiver<End>), SessionError> {
+    if finish::is_finishing() {
+        return Err(SessionError::Ending);
+    }
     let filesystem = VolumeFilesystem::new(Arc::clone(view));
     let session = match start {
         Start::Fresh => fresh(filesystem, descriptor)?,
         Start::Resumed => resumed(filesystem, &descriptor)?,
     };
     let notifier = session.notifier();
-    let raw = session.as_fd().try_clone_to_owned().map_err(SessionError::Start)?;
+    let enlisted = finish::enlist(session.as_fd()).map_err(SessionError::Start)?;
+    let raw = Arc::clone(&enlisted);
     let (ended, end) = oneshot::channel();
     thread::Builder::new()
         .name("vsecm-volume".to_owned())
         .spawn(move || {
             let result = session.run();
+            drop(enlisted);
+            if finish::is_finishing() {
+                // it was ended by us, and is nobody's news
+                std::mem::forget(ended);
+                return;
+            }
             let how = match result {
                 Ok(()) => End::Closed,
                 Err(broken) => End::Broken(broken),
@@ -98,7 +116,7 @@ pub fn serve(
     let serving = Serving { notifier };
     if start == Start::Resumed {
         // only now, as the answers to what is sent again may be waited for
-        serving.announce(view, &raw);
+        serving.announce(view, raw.fuse());
     }
     Ok((serving, end))
 }
@@ -184,7 +202,11 @@ const NOTIFY_RESEND: i32 = 7;
 /// Makes the kernel look every name up anew (Linux 6.16).
 const NOTIFY_INC_EPOCH: i32 = 8;
 
-fn notify(descriptor: &OwnedFd, code: i32) -> io::Result<()> {
+fn notify(descriptor: &OwnedFd, code: i32, feature: Feature) -> io::Result<()> {
+    if !kernel::may_use(feature) {
+        // as a kernel says it that does not know the code
+        return Err(Errno::EINVAL.into());
+    }
     let mut message = [0; 16];
     let (length, rest) = message.split_at_mut(4);
     length.copy_from_slice(&16_u32.to_ne_bytes());
@@ -195,10 +217,10 @@ fn notify(descriptor: &OwnedFd, code: i32) -> io::Result<()> {
 
 impl Serving {
     fn announce(&self, view: &View, raw: &OwnedFd) {
-        if let Err(error) = notify(raw, NOTIFY_RESEND) {
+        if let Err(error) = notify(raw, NOTIFY_RESEND, Feature::Resend) {
             warn!(%error, "the kernel does not send again what a predecessor had taken");
         }
-        if let Err(error) = notify(raw, NOTIFY_INC_EPOCH) {
+        if let Err(error) = notify(raw, NOTIFY_INC_EPOCH, Feature::IncEpoch) {
             debug!(%error, "the kernel is told name by name");
             for name in view.load().root_names() {
                 self.forget_name(&name);

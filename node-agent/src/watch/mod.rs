@@ -6,13 +6,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
     sync::{Notify, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -25,6 +26,7 @@ use vsecm_safe_api::{
     state::Absent,
 };
 
+use self::retired::Retired;
 use crate::{
     identity::Identity,
     keeper::Keeper,
@@ -32,6 +34,7 @@ use crate::{
     tls::BaseConfig,
 };
 
+mod retired;
 mod stream;
 mod verdict;
 
@@ -116,6 +119,8 @@ pub struct Watch {
     members: Mutex<BTreeMap<VolumeId, Member>>,
     members_changed: Notify,
     versions: Mutex<Vec<Arc<Snapshot>>>,
+    retired: Mutex<Retired>,
+    has_retired: Notify,
     channel: Mutex<Option<Channel>>,
     end: CancellationToken,
     ended: CancellationToken,
@@ -154,6 +159,7 @@ impl Watches {
     pub fn restore(&self, snapshots: Vec<Arc<Snapshot>>) {
         for snapshot in snapshots {
             let watch = self.watch(&mut locked(&self.watches), snapshot.key());
+            locked(&watch.retired).sees(&snapshot);
             locked(&watch.versions).push(Arc::clone(&snapshot));
             watch.feed.send_modify(|feed| feed.snapshot = Some(snapshot));
         }
@@ -174,6 +180,8 @@ impl Watches {
             members: Mutex::default(),
             members_changed: Notify::new(),
             versions: Mutex::default(),
+            retired: Mutex::default(),
+            has_retired: Notify::new(),
             channel: Mutex::default(),
             end: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -184,10 +192,12 @@ impl Watches {
             tokio::select! {
                 () = end.cancelled() => {}
                 () = running.run() => {}
+                never = running.forget_in_time() => match never {},
             }
             // here, so that no deposit comes after it
             let versions = std::mem::take(&mut *locked(&running.versions));
-            for snapshot in versions {
+            let retired = locked(&running.retired).take();
+            for snapshot in versions.into_iter().chain(retired) {
                 running.forget(&snapshot).await;
             }
             running.ended.cancel();
@@ -280,6 +290,7 @@ impl Watch {
             member.shows = Shows::Version(snapshot.sequence());
             member.next = None;
         }
+        locked(&self.retired).sees(snapshot);
         self.forget_old().await;
     }
 
@@ -288,6 +299,7 @@ impl Watch {
         if let Some(member) = locked(&self.members).get_mut(volume) {
             member.next = Some(snapshot.sequence());
         }
+        locked(&self.retired).sees(snapshot);
     }
 
     /// Mounts show these versions of the volume, which a successor is to find too.
@@ -304,8 +316,27 @@ impl Watch {
     }
 
     async fn forget_old(&self) {
-        for snapshot in self.take_unneeded() {
+        let unneeded = self.take_unneeded();
+        let newest = self.feed.borrow().snapshot.clone();
+        let (forgotten, stay) = {
+            let mut retired = locked(&self.retired);
+            let forgotten = retired.add(unneeded, newest.as_deref(), Instant::now());
+            (forgotten, !retired.is_empty())
+        };
+        if stay {
+            self.has_retired.notify_one();
+        }
+        for snapshot in forgotten {
             self.forget(&snapshot).await;
+        }
+    }
+
+    /// Forgets retired versions when their time has come; for ever.
+    async fn forget_in_time(&self) -> Infallible {
+        loop {
+            self.has_retired.notified().await;
+            sleep(retired::GRACE).await;
+            self.forget_old().await;
         }
     }
 

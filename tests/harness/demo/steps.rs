@@ -233,7 +233,7 @@ async fn run(words: &[&str], folder: &Path) -> Result<String, DemoError> {
     let mut command = tokio::process::Command::new(program);
     let output =
         command.args(arguments).current_dir(folder).env("LC_ALL", "C").kill_on_drop(true).output();
-    let output = match tokio::time::timeout(SOON, output).await {
+    let output = match tokio::time::timeout(awaiting::patience(SOON), output).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(failed(error)),
         Err(elapsed) => return Err(failed(elapsed.into())),

@@ -18,7 +18,7 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::spec::PodSpec;
-use crate::awaiting::TooLate;
+use crate::awaiting::{self, TooLate};
 
 /// Something about a pod did not work.
 #[derive(Debug, thiserror::Error)]
@@ -157,7 +157,7 @@ impl Pod {
     ) -> Result<PodState, PodError> {
         let mut state = self.state.clone();
         // the sender lives as long as the task, and its last word stays readable
-        match timeout(within, state.wait_for(wanted)).await {
+        match timeout(awaiting::patience(within), state.wait_for(wanted)).await {
             Ok(Ok(state)) => Ok(state.clone()),
             Ok(Err(_)) | Err(_) => Err(PodError::NotReady {
                 namespace: self.spec.namespace.clone(),

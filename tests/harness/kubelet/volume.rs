@@ -56,7 +56,8 @@ fn names(path: PathBuf) -> io::Result<Vec<String>> {
 pub async fn unhurried<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let done = tokio::time::timeout(LIMIT, tokio::task::spawn_blocking(work)).await;
+    let limit = crate::awaiting::patience(LIMIT);
+    let done = tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await;
     match done {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(panicked)) => Err(panicked.into()),

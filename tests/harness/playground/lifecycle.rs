@@ -29,6 +29,15 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How long a pod may take to go at the end.
 const EVICT_LIMIT: Duration = Duration::from_secs(30);
 
+/// What [`Playground::crash_whole`] kills by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtOnce {
+    /// The first process only.
+    FirstProcess,
+    /// All of them, as the kernel does with a control group that is out of memory.
+    Everything,
+}
+
 impl Playground {
     /// Starts a component that does not run, and waits until it is ready.
     ///
@@ -150,6 +159,35 @@ impl Playground {
         awaiting::until(&what, STOP_LIMIT, dead).await?;
         self.tell_guard();
         Ok(pid)
+    }
+
+    /// Kills a component's first process, and with it the rest of its group: node-agent's server
+    /// dies with its supervisor. `at_once` does not leave that to them.
+    ///
+    /// # Errors
+    /// [`PlaygroundError::NotRunning`], [`PlaygroundError::Process`].
+    pub async fn crash_whole(
+        &self,
+        component: Component,
+        at_once: AtOnce,
+    ) -> Result<(), PlaygroundError> {
+        let leader = self.processes().get(&component).map(Process::pid);
+        let leader = leader.ok_or(PlaygroundError::NotRunning(component))?;
+        let killed = match at_once {
+            AtOnce::FirstProcess => signal::kill(leader, Signal::SIGKILL),
+            AtOnce::Everything => signal::killpg(leader, Signal::SIGKILL),
+        };
+        match killed {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(source) => {
+                let (name, signal) = (component.binary().to_owned(), Signal::SIGKILL);
+                return Err(ProcessError::Signal { name, signal, source }.into());
+            }
+        }
+        let what = format!("the end of {component}");
+        awaiting::until(&what, STOP_LIMIT, || !self.is_running(component)).await?;
+        self.tell_guard();
+        Ok(())
     }
 
     /// The end of a component's first process, to be awaited.

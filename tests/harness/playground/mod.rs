@@ -8,7 +8,7 @@ mod pods;
 mod random;
 mod traces;
 
-pub use self::operator::CliOutput;
+pub use self::{lifecycle::AtOnce, operator::CliOutput};
 
 use std::{
     collections::BTreeMap,

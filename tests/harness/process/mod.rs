@@ -107,7 +107,7 @@ impl Process {
         if self.signal(Signal::SIGTERM).is_err() && !self.has_ended() {
             return Stopped::ByForce;
         }
-        let Ok(status) = timeout(grace, self.end().wait()).await else {
+        let Ok(status) = timeout(crate::awaiting::patience(grace), self.end().wait()).await else {
             return Stopped::ByForce;
         };
         match (self.group().as_slice(), status) {

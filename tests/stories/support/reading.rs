@@ -51,7 +51,7 @@ impl Hammers {
         let joining = tokio::task::spawn_blocking(move || {
             self.threads.into_iter().try_for_each(|thread| thread.join().unwrap())
         });
-        let joined = tokio::time::timeout(SOON, joining).await;
+        let joined = tokio::time::timeout(vsecm_tests::awaiting::patience(SOON), joining).await;
         joined.expect("a reader hangs").unwrap().unwrap();
         self.rounds.load(Ordering::Relaxed)
     }
