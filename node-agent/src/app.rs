@@ -15,8 +15,10 @@ use vsecm_safe_api::client::chain;
 
 use crate::{
     args::Settings,
+    audit::{self, Audit},
     control::Control,
     duty::Duty,
+    filesystem::Requests,
     health::{Health, Stage},
     identity::{own::OwnIdentity, spire::SpireDelegate},
     keeper::Keeper,
@@ -81,6 +83,8 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
     let keeper = Keeper::new(settings.keeper_socket.clone(), settings.keeper_peer.clone());
     let duty = Arc::new(Duty::default());
     let (fatal, mut failures) = mpsc::channel(1);
+    let audit = Audit::start(&settings.node_name, audit::Log).context("cannot start the audit")?;
+    let requests = Arc::new(Requests::default());
     let publish_times = metrics::publish_times();
     let volumes = Arc::new(Volumes::new(volumes::Means {
         identities: Box::new(identities(settings)?),
@@ -94,6 +98,8 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         duty: Arc::clone(&duty),
         driver: driver.clone(),
         sentinel: settings.kubernetes.namespace.clone(),
+        audit: audit.clone(),
+        requests: Arc::clone(&requests),
         publish_times: publish_times.clone(),
         fatal,
     }));
@@ -120,7 +126,7 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         control.run().await;
         anyhow::Ok(())
     };
-    tokio::select! {
+    let ended = tokio::select! {
         ended = serving => ended.context("cannot serve csi"),
         Some(reason) = failures.recv() => bail!("{reason}"),
         ended = async {
@@ -131,7 +137,9 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
             info!("stopping; volumes stay for a successor");
             ended.context("sessions were not finished")
         }
-    }
+    };
+    audit.flush().await;
+    ended
 }
 
 /// The right to serve this node; none is needed where there is no lock.

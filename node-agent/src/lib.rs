@@ -14,13 +14,14 @@
 //!
 //! - pure: [`json`], [`inode`], [`tree`], [`mirror`], [`wait`];
 //! - content: [`snapshot`], [`memfd`], [`watch`], [`tls`], [`identity`];
-//! - the kernel: [`view`], [`filesystem`], [`session`];
+//! - the kernel: [`view`], [`filesystem`], [`session`], [`audit`];
 //! - volumes: [`volumes`], [`control`], [`duty`], [`keeper`];
 //! - Kubernetes: [`kubernetes`], [`health`], [`metrics`], [`probe`], [`prepare`];
 //! - the process: [`args`], [`app`], [`supervisor`], [`privileges`], [`backoff`].
 
 pub mod app;
 pub mod args;
+pub mod audit;
 pub mod backoff;
 pub mod control;
 pub mod duty;

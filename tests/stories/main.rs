@@ -22,6 +22,7 @@ mod held_versions_follow_stay_or_go;
 mod hostile_servers_reach_nothing;
 mod identity_is_withdrawn;
 mod namespaces_are_apart;
+mod opens_are_audited;
 mod rotation_is_atomic;
 mod safes_outage_is_survived;
 mod secrets_have_no_exits;

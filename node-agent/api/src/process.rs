@@ -48,11 +48,13 @@ pub fn terminated() -> io::Result<impl Future<Output = ()>> {
 }
 
 /// Logs JSON lines to stderr; the level comes from `RUST_LOG` (a level, or `target=level,…`), else
-/// info.
+/// info. Audit lines are always written.
 pub fn log_to_stderr() {
     // no EnvFilter: its regular expressions would be half of the keeper
     let filter = env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
     let filter = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    // who wants a quiet log has not said that nobody is to know who reads
+    let filter = filter.with_target("audit", LevelFilter::INFO);
     let lines = fmt::layer().json().flatten_event(true).with_writer(io::stderr);
     tracing_subscriber::registry().with(lines).with(filter).init();
 }

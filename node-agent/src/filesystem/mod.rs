@@ -4,6 +4,9 @@
 //! After that an open, a read and a listing of what was read before cost no request, and work while
 //! no process serves the volume at all. What changes is told to the kernel: by csi's own file
 //! operations, or by a notification.
+//!
+//! A volume with `audit: opens` is asked about every open instead. The kernel learns that from the
+//! first answer, for as long as the connection lives: so it hangs on the volume's record alone.
 
 use std::{
     ffi::OsStr,
@@ -14,23 +17,31 @@ use std::{
 };
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileHandle, FileType, Filesystem, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tracing::{debug, warn};
 use vsecm_node_agent_api::kernel::Feature;
 
 use self::attr::{absent, attr, file_type};
+pub use self::requests::{Operation, Requests};
 use crate::{
+    audit::{
+        Recorder,
+        line::{Opened, Outcome},
+        reader::Asker,
+    },
     inode::ROOT,
     kernel::may_use,
     mirror::{Mirror, Node, Refusal, link_target},
+    tree::{File, Source, Tree},
     view::View,
 };
 
 mod attr;
+mod requests;
 
 /// For ever; a larger number of seconds is no `Duration` in the kernel.
 const FOREVER: Duration = Duration::from_secs(1 << 31);
@@ -58,16 +69,46 @@ fn wanted() -> InitFlags {
         - unless(Feature::Idmap, InitFlags::FUSE_ALLOW_IDMAP)
 }
 
+/// Who hears of what the kernel asks.
+#[derive(Clone, Debug, Default)]
+pub struct Observers {
+    /// Counts it.
+    pub requests: Arc<Requests>,
+    /// Records opens; without it the kernel is told not to ask.
+    pub opens: Option<Arc<Recorder>>,
+}
+
 /// Serves a view.
 #[derive(Debug)]
 pub struct VolumeFilesystem {
     view: Arc<View>,
+    observers: Observers,
 }
 
 impl VolumeFilesystem {
     /// Serves `view`.
-    pub fn new(view: Arc<View>) -> Self {
-        Self { view }
+    pub fn new(view: Arc<View>, observers: Observers) -> Self {
+        Self { view, observers }
+    }
+
+    fn count(&self, operation: Operation) {
+        self.observers.requests.count(operation);
+    }
+
+    /// What an open comes to.
+    fn opened(&self, ino: INodeNo, flags: OpenFlags) -> Opened {
+        let mirror = self.view.load();
+        let is_read = flags.acc_mode() == OpenAccMode::O_RDONLY;
+        let readable = if is_read { Outcome::Opened } else { Outcome::ReadOnly };
+        match (mirror.readable(ino.0), mirror.node(ino.0)) {
+            (Some((edition, file)), _) => opened(edition.tree(), file, readable),
+            // known, and not to be read any more
+            (None, Some(Node::File(edition, file))) => opened(edition.tree(), file, Outcome::Stale),
+            _ => {
+                let outcome = Outcome::Stale;
+                Opened { secret: None, revision: None, file: None, outcome }
+            }
+        }
     }
 
     fn refuse(operation: &str, name: &OsStr, refusal: Refusal) -> Errno {
@@ -101,6 +142,19 @@ impl VolumeFilesystem {
     }
 }
 
+fn opened(tree: &Tree, file: &File, outcome: Outcome) -> Opened {
+    let said = match tree.source() {
+        Source::Said(snapshot) => Some(snapshot),
+        Source::Nothing(_) => None,
+    };
+    Opened {
+        secret: said.map(|snapshot| snapshot.key().secret.clone()),
+        revision: said.and_then(|snapshot| snapshot.position()).map(|position| position.revision),
+        file: Some(file.name().to_string()),
+        outcome,
+    }
+}
+
 fn found(mirror: &Mirror, node: &Node<'_>, reply: ReplyEntry) {
     let attributes = mirror.entry(node);
     if let Node::File(edition, _) | Node::Folder(edition) = node {
@@ -113,8 +167,9 @@ fn found(mirror: &Mirror, node: &Node<'_>, reply: ReplyEntry) {
 /// The rest of the protocol: refused, or not there (which the kernel remembers). Not left to
 /// fuser's defaults, as those write a log line per request.
 macro_rules! refuse {
-    ($($operation:ident($($argument:ty),*; $reply:ty): $errno:ident;)*) => {$(
+    ($($operation:ident($($argument:ty),*; $reply:ty): $counted:ident, $errno:ident;)*) => {$(
         fn $operation(&self, _request: &Request, $(_: $argument,)* reply: $reply) {
+            self.count(Operation::$counted);
             reply.error(Errno::$errno);
         }
     )*};
@@ -134,6 +189,7 @@ impl Filesystem for VolumeFilesystem {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.count(Operation::Lookup);
         let mirror = self.view.load();
         match name.to_str().and_then(|name| mirror.lookup(parent.0, name)) {
             Some(node) => found(&mirror, &node, reply),
@@ -143,6 +199,7 @@ impl Filesystem for VolumeFilesystem {
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        self.count(Operation::Forget);
         self.forgotten(ino.0, count);
     }
 
@@ -153,6 +210,7 @@ impl Filesystem for VolumeFilesystem {
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
+        self.count(Operation::Getattr);
         match self.view.load().attributes(ino.0) {
             Some(attributes) => reply.attr(&FOREVER, &attr(&attributes)),
             None => reply.error(Errno::ESTALE),
@@ -160,6 +218,7 @@ impl Filesystem for VolumeFilesystem {
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.count(Operation::Readlink);
         match self.view.load().node(ino.0) {
             Some(Node::Pointer(dir)) => reply.data(dir.as_str().as_bytes()),
             Some(Node::Link(name)) => reply.data(link_target(name).as_bytes()),
@@ -178,6 +237,7 @@ impl Filesystem for VolumeFilesystem {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.count(Operation::Read);
         let mirror = self.view.load();
         let Some(bytes) = mirror.bytes(ino.0) else {
             debug!(ino = ino.0, "a version that is forgotten cannot be read");
@@ -188,6 +248,44 @@ impl Filesystem for VolumeFilesystem {
         reply.data(bytes.get(start..end).unwrap_or_default());
     }
 
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.count(Operation::Open);
+        let Some(recorder) = &self.observers.opens else {
+            // asked once, and never again
+            return reply.error(Errno::ENOSYS);
+        };
+        let asker = Asker { thread: request.pid(), uid: request.uid(), gid: request.gid() };
+        // before the answer: until then the kernel holds the reader, so it is the one who asks
+        let reader = recorder.reader(asker);
+        let opened = self.opened(ino, flags);
+        let outcome = opened.outcome;
+        recorder.record(reader, opened);
+        match outcome {
+            // what is cached stays; without NOFLUSH a close would ask, and hang in an outage
+            Outcome::Opened => {
+                let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+                reply.opened(FileHandle(0), flags);
+            }
+            // the kernel looks the path up again
+            Outcome::Stale => reply.error(Errno::ESTALE),
+            Outcome::ReadOnly => reply.error(Errno::EROFS),
+        }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.count(Operation::Release);
+        reply.ok();
+    }
+
     fn readdir(
         &self,
         _request: &Request,
@@ -196,6 +294,7 @@ impl Filesystem for VolumeFilesystem {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        self.count(Operation::Readdir);
         let mirror = self.view.load();
         let Some(mut names) = mirror.list(ino.0) else {
             return reply.error(Errno::ENOTDIR);
@@ -215,6 +314,7 @@ impl Filesystem for VolumeFilesystem {
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.count(Operation::Statfs);
         let mirror = self.view.load();
         let tree = mirror.shown();
         let blocks = tree.map_or(0, |tree| tree.size().div_ceil(4096));
@@ -231,6 +331,7 @@ impl Filesystem for VolumeFilesystem {
         _umask: u32,
         reply: ReplyEntry,
     ) {
+        self.count(Operation::Change);
         let Some(text) = name.to_str() else { return reply.error(Errno::EROFS) };
         if let Err(refusal) = self.view.change(|mirror| mirror.mkdir(parent.0, text)) {
             return reply.error(Self::refuse("mkdir", name, refusal));
@@ -260,6 +361,7 @@ impl Filesystem for VolumeFilesystem {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.count(Operation::Change);
         let is_more =
             uid.is_some() || gid.is_some() || size.is_some() || atime.is_some() || mtime.is_some();
         let mirror = self.view.load();
@@ -278,6 +380,7 @@ impl Filesystem for VolumeFilesystem {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        self.count(Operation::Change);
         let (Some(text), Some(target)) = (name.to_str(), target.to_str()) else {
             return reply.error(Errno::EROFS);
         };
@@ -302,6 +405,7 @@ impl Filesystem for VolumeFilesystem {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.count(Operation::Change);
         let Some(to) = new_name.to_str().filter(|_name| flags.is_empty()) else {
             return reply.error(Errno::EROFS);
         };
@@ -311,31 +415,32 @@ impl Filesystem for VolumeFilesystem {
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Operation::Change);
         self.changed("unlink", name, reply, |mirror, name| mirror.unlink(parent.0, name));
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Operation::Change);
         self.changed("rmdir", name, reply, |mirror, name| mirror.rmdir(parent.0, name));
     }
 
     refuse! {
-        mknod(INodeNo, &OsStr, u32, u32, u32; ReplyEntry): EROFS;
-        link(INodeNo, INodeNo, &OsStr; ReplyEntry): EROFS;
-        create(INodeNo, &OsStr, u32, u32, i32; ReplyCreate): EROFS;
+        mknod(INodeNo, &OsStr, u32, u32, u32; ReplyEntry): Change, EROFS;
+        link(INodeNo, INodeNo, &OsStr; ReplyEntry): Change, EROFS;
+        create(INodeNo, &OsStr, u32, u32, i32; ReplyCreate): Change, EROFS;
         write(
             INodeNo, FileHandle, u64, &[u8], WriteFlags, OpenFlags, Option<LockOwner>; ReplyWrite
-        ): EROFS;
-        setxattr(INodeNo, &OsStr, &[u8], i32, u32; ReplyEmpty): EROFS;
-        removexattr(INodeNo, &OsStr; ReplyEmpty): EROFS;
-        open(INodeNo, OpenFlags; ReplyOpen): ENOSYS;
-        opendir(INodeNo, OpenFlags; ReplyOpen): ENOSYS;
-        flush(INodeNo, FileHandle, LockOwner; ReplyEmpty): ENOSYS;
-        fsync(INodeNo, FileHandle, bool; ReplyEmpty): ENOSYS;
-        fsyncdir(INodeNo, FileHandle, bool; ReplyEmpty): ENOSYS;
-        getxattr(INodeNo, &OsStr, u32; ReplyXattr): ENOSYS;
-        listxattr(INodeNo, u32; ReplyXattr): ENOSYS;
-        access(INodeNo, AccessFlags; ReplyEmpty): ENOSYS;
-        lseek(INodeNo, FileHandle, i64, i32; ReplyLseek): ENOSYS;
-        ioctl(INodeNo, FileHandle, IoctlFlags, u32, &[u8], u32; ReplyIoctl): ENOTTY;
+        ): Change, EROFS;
+        setxattr(INodeNo, &OsStr, &[u8], i32, u32; ReplyEmpty): Change, EROFS;
+        removexattr(INodeNo, &OsStr; ReplyEmpty): Change, EROFS;
+        opendir(INodeNo, OpenFlags; ReplyOpen): Other, ENOSYS;
+        flush(INodeNo, FileHandle, LockOwner; ReplyEmpty): Other, ENOSYS;
+        fsync(INodeNo, FileHandle, bool; ReplyEmpty): Other, ENOSYS;
+        fsyncdir(INodeNo, FileHandle, bool; ReplyEmpty): Other, ENOSYS;
+        getxattr(INodeNo, &OsStr, u32; ReplyXattr): Other, ENOSYS;
+        listxattr(INodeNo, u32; ReplyXattr): Other, ENOSYS;
+        access(INodeNo, AccessFlags; ReplyEmpty): Other, ENOSYS;
+        lseek(INodeNo, FileHandle, i64, i32; ReplyLseek): Other, ENOSYS;
+        ioctl(INodeNo, FileHandle, IoctlFlags, u32, &[u8], u32; ReplyIoctl): Other, ENOTTY;
     }
 }

@@ -18,7 +18,8 @@ impl Mirror {
         Some(edition.tree().bytes(file))
     }
 
-    fn readable(&self, ino: u64) -> Option<(&Edition, &File)> {
+    /// The file that READ of `ino` reads, and its version.
+    pub fn readable(&self, ino: u64) -> Option<(&Edition, &File)> {
         let (edition, file) = match self.followers.get(&ino) {
             Some(path) => {
                 let edition = self.found(self.data.as_str())?;

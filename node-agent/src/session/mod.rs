@@ -23,7 +23,13 @@ use tokio::sync::oneshot;
 use tracing::{debug, warn};
 use vsecm_node_agent_api::kernel::Feature;
 
-use crate::{filesystem::VolumeFilesystem, inode::ROOT, kernel, tree::Tree, view::View};
+use crate::{
+    filesystem::{Observers, VolumeFilesystem},
+    inode::ROOT,
+    kernel,
+    tree::Tree,
+    view::View,
+};
 
 mod adopt;
 pub mod finish;
@@ -81,11 +87,12 @@ pub fn serve(
     view: &Arc<View>,
     descriptor: OwnedFd,
     start: Start,
+    observers: Observers,
 ) -> Result<(Serving, oneshot::Receiver<End>), SessionError> {
     if finish::is_finishing() {
         return Err(SessionError::Ending);
     }
-    let filesystem = VolumeFilesystem::new(Arc::clone(view));
+    let filesystem = VolumeFilesystem::new(Arc::clone(view), observers);
     let session = match start {
         Start::Fresh => fresh(filesystem, descriptor)?,
         Start::Resumed => resumed(filesystem, &descriptor)?,
@@ -276,5 +283,7 @@ impl Serving {
 
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod opens;
 #[cfg(test)]
 mod tests;

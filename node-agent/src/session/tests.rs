@@ -18,7 +18,7 @@ use crate::{
     tree::tests::tree,
 };
 
-fn view(revision: u64, text: &str, origin: Origin) -> Arc<View> {
+pub(super) fn view(revision: u64, text: &str, origin: Origin) -> Arc<View> {
     let tree = Arc::new(tree(revision, text));
     Arc::new(View::new(Mirror::new(Numbers::new("csi-1"), tree, origin)))
 }
@@ -33,7 +33,7 @@ fn names(path: &Path) -> Vec<String> {
 }
 
 /// Stages a version, and swaps to it as csi does.
-fn rotate(view: &View, serving: &Serving, root: &Path, revision: u64, text: &str) {
+pub(super) fn rotate(view: &View, serving: &Serving, root: &Path, revision: u64, text: &str) {
     let new = Arc::new(tree(revision, text));
     let dir = new.dir().clone();
     let replaced = view.set(|mirror| {
@@ -98,7 +98,7 @@ fn a_volume_looks_like_a_secret_volume() {
     apart(|| {
         let (mount, fuse) = Mount::new();
         let view = view(7, "{\"user\":\"admin\"}", Origin::Own);
-        let (_serving, _end) = serve(&view, fuse, Start::Fresh).unwrap();
+        let (_serving, _end) = serve(&view, fuse, Start::Fresh, Observers::default()).unwrap();
         assert_eq!(mount.text("user"), "admin");
         assert_eq!(mount.text("secrets.json"), "{\"user\":\"admin\"}");
         assert_eq!(names(mount.root()), ["..7", "..data", "secrets.json", "user"]);
@@ -118,7 +118,7 @@ fn whoever_writes_outside_a_swap_hears_that_the_volume_is_read_only() {
     apart(|| {
         let (mount, fuse) = Mount::new();
         let view = view(7, "{\"user\":\"admin\"}", Origin::Own);
-        let (_serving, _end) = serve(&view, fuse, Start::Fresh).unwrap();
+        let (_serving, _end) = serve(&view, fuse, Start::Fresh, Observers::default()).unwrap();
         let refused = |result: io::Result<()>| {
             assert_eq!(result.unwrap_err().raw_os_error(), Some(30), "EROFS");
         };
@@ -141,7 +141,7 @@ fn a_swap_shows_the_new_version_at_once_and_open_files_keep_theirs() {
     apart(|| {
         let (mount, fuse) = Mount::new();
         let view = view(1, "{\"a\":\"old\",\"gone\":1}", Origin::Own);
-        let (serving, _end) = serve(&view, fuse, Start::Fresh).unwrap();
+        let (serving, _end) = serve(&view, fuse, Start::Fresh, Observers::default()).unwrap();
         assert_eq!(mount.text("a"), "old");
         assert!(fs::metadata(mount.path("..2")).is_err(), "remembered as missing");
         assert!(fs::metadata(mount.path("fresh")).is_err(), "remembered as missing");
@@ -170,7 +170,7 @@ fn a_bound_file_and_folder_as_a_subpath_makes_them_outlive_a_rotation() {
     apart(|| {
         let (mount, fuse) = Mount::new();
         let view = view(1, "{\"a\":\"old\"}", Origin::Own);
-        let (serving, _end) = serve(&view, fuse, Start::Fresh).unwrap();
+        let (serving, _end) = serve(&view, fuse, Start::Fresh, Observers::default()).unwrap();
         let outside = tempfile::tempdir().unwrap();
         let (file, folder) = (outside.path().join("file"), outside.path().join("folder"));
         fs::write(&file, "").unwrap();
@@ -195,7 +195,7 @@ fn a_thousand_keys_are_listed_and_read() {
         let members: Vec<String> = (0..1000).map(|n| format!("\"k{n}\":\"v{n}\"")).collect();
         let (mount, fuse) = Mount::new();
         let view = view(1, &format!("{{{}}}", members.join(",")), Origin::Own);
-        let (_serving, _end) = serve(&view, fuse, Start::Fresh).unwrap();
+        let (_serving, _end) = serve(&view, fuse, Start::Fresh, Observers::default()).unwrap();
         assert_eq!(names(mount.root()).len(), 1003);
         assert_eq!(names(&mount.path("..data")).len(), 1001);
         for n in 0..1000 {
@@ -211,14 +211,14 @@ fn a_successor_goes_on_with_the_same_descriptor_and_inodes() {
         let kept = fuse.try_clone().unwrap();
         let json = "{\"a\":\"one\",\"b\":\"two\"}";
         // the predecessor answers INIT and nothing more, then is gone with its descriptor
-        let predecessor = VolumeFilesystem::new(view(1, json, Origin::Own));
+        let predecessor = VolumeFilesystem::new(view(1, json, Origin::Own), Observers::default());
         drop(Session::from_fd(predecessor, fuse, SessionACL::All, config()).unwrap());
         let reader = {
             let path = mount.path("a");
             thread::spawn(move || fs::read_to_string(path))
         };
         let view = view(1, json, Origin::Inherited);
-        let (serving, _end) = serve(&view, kept, Start::Resumed).unwrap();
+        let (serving, _end) = serve(&view, kept, Start::Resumed, Observers::default()).unwrap();
         assert_eq!(reader.join().unwrap().unwrap(), "one");
         assert_eq!(mount.text("b"), "two");
         rotate(&view, &serving, mount.root(), 2, "{\"a\":\"three\"}");
@@ -233,11 +233,11 @@ fn a_session_ends_when_the_volume_is_unmounted_and_cannot_be_resumed_then() {
         let (mount, fuse) = Mount::new();
         let kept = fuse.try_clone().unwrap();
         let view = view(1, "{}", Origin::Own);
-        let (_serving, end) = serve(&view, fuse, Start::Fresh).unwrap();
+        let (_serving, end) = serve(&view, fuse, Start::Fresh, Observers::default()).unwrap();
         assert_eq!(mount.text("secrets.json"), "{}");
         drop(mount);
         assert!(matches!(end.blocking_recv().unwrap(), End::Closed));
-        let refused = serve(&view, kept, Start::Resumed);
+        let refused = serve(&view, kept, Start::Resumed, Observers::default());
         assert!(matches!(refused, Err(SessionError::Closed)));
     });
 }
@@ -252,7 +252,7 @@ fn no_reader_sees_a_torn_or_stale_version_during_a_thousand_rotations() {
     apart(move || {
         let (mount, fuse) = Mount::new();
         let view = view(1, &document(1), Origin::Own);
-        let (serving, _end) = serve(&view, fuse, Start::Fresh).unwrap();
+        let (serving, _end) = serve(&view, fuse, Start::Fresh, Observers::default()).unwrap();
         let published = std::sync::atomic::AtomicU64::new(1);
         let stop = AtomicBool::new(false);
         let hammer = |name: &'static str| {

@@ -43,6 +43,8 @@ pub(super) struct Binding {
     pub(super) key: SnapshotKey,
     pub(super) access: Access,
     pub(super) bound: Bound,
+    /// The SPIFFE ID under which opens are recorded, where they are.
+    pub(super) actor: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,6 +57,8 @@ struct Wire {
     access: Access,
     #[serde(default, skip_serializing_if = "Bound::is_empty")]
     bound: Bound,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    actor: String,
 }
 
 /// Bytes of a binding at most; names have bounds far below, and a pod has few mounts.
@@ -89,6 +93,7 @@ impl Binding {
             name: self.key.secret.name.to_string(),
             access: self.access,
             bound: self.bound.clone(),
+            actor: self.actor.clone(),
         };
         let json = serde_json::to_vec(&wire).ok()?;
         memfd::sealed(&[&json]).ok().map(Arc::new)
@@ -105,6 +110,7 @@ impl Binding {
             },
             access: wire.access,
             bound: wire.bound,
+            actor: wire.actor,
         })
     }
 }
@@ -122,6 +128,7 @@ mod tests {
             key: key(),
             access: Access::Revoked,
             bound: Bound { followers, kept: [7].into() },
+            actor: "spiffe://vsecm.com/workload/web".to_owned(),
         };
         let memfd = binding.to_memfd().unwrap();
         assert_eq!(Binding::from_memfd(&memfd), Some(binding.clone()));

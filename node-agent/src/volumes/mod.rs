@@ -25,7 +25,9 @@ use self::{
     owner::{Command, Gate, Owner, Status},
 };
 use crate::{
+    audit::Audit,
     duty::Duty,
+    filesystem::Requests,
     identity::{Past, PodIdentity},
     keeper::Keeper,
     kubernetes::driver::Driver,
@@ -68,6 +70,10 @@ pub struct Means {
     pub driver: watch::Receiver<Driver>,
     /// Sentinel's namespace, where secrets are registered.
     pub sentinel: Namespace,
+    /// Who opened what.
+    pub audit: Audit,
+    /// What the kernel asks.
+    pub requests: Arc<Requests>,
     /// From the first publish of a volume until it was served.
     pub publish_times: Histogram,
     /// Ends the process: a session broke, and only a new process can go on with it.

@@ -14,6 +14,7 @@ use vsecm_node_agent_api::{
 };
 
 use crate::{
+    filesystem::Observers,
     inode::Numbers,
     mirror::{Expected, Followers, Mirror, Origin},
     session::{self, End, Serving, SessionError, Start},
@@ -84,6 +85,7 @@ impl Shown {
         estate: Estate,
         descriptor: std::os::fd::OwnedFd,
         start: Start,
+        observers: Observers,
     ) -> Result<Self, SessionError> {
         let origin = match start {
             Start::Fresh => Origin::Own,
@@ -114,8 +116,8 @@ impl Shown {
         }
         let view = Arc::new(View::new(mirror));
         let served = Arc::clone(&view);
-        let started =
-            tokio::task::spawn_blocking(move || session::serve(&served, descriptor, start)).await;
+        let serve = move || session::serve(&served, descriptor, start, observers);
+        let started = tokio::task::spawn_blocking(serve).await;
         let (serving, end) =
             started.map_err(|e| SessionError::Start(std::io::Error::other(e)))??;
         let shown =

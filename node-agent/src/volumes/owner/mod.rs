@@ -14,7 +14,7 @@ use tokio::{
 use tracing::{debug, info};
 use vsecm_node_agent_api::{
     frame::{Bind, Serving as IsServing},
-    volume::{Gate as Gating, VersionDir, VolumeRecord},
+    volume::{Audit as Auditing, Gate as Gating, VersionDir, VolumeRecord},
 };
 
 use super::{
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     duty::DutyError,
+    filesystem::Observers,
     identity::{Issue, Past, Standing},
     session::{End, Start},
     snapshot::Content,
@@ -146,6 +147,7 @@ enum Outcome {
 pub(super) struct Owner {
     record: VolumeRecord,
     means: Arc<Means>,
+    observers: Observers,
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<Status>,
     news_of_identity: watch::Receiver<Standing>,
@@ -189,12 +191,18 @@ impl Owner {
         past: Past,
         commands: mpsc::Receiver<Command>,
     ) -> (Self, watch::Receiver<Status>) {
+        let is_audited = record.options.audit == Auditing::Opens;
+        let observers = Observers {
+            requests: Arc::clone(&means.requests),
+            opens: is_audited.then(|| means.audit.recorder(&record.volume, &record.pod)),
+        };
         let mut owner = Self {
             news_of_identity: means.identities.follow(&record.pod, past),
             standing: Standing::default(),
             asked: Instant::now(),
             has_begun: past == Past::Issued,
             record,
+            observers,
             commands,
             status: watch::Sender::default(),
             member: None,
@@ -213,6 +221,7 @@ impl Owner {
             means,
         };
         if let Some(binding) = binding {
+            owner.is_called(&binding.actor);
             owner.join(&binding.key, None);
             // until the pod is issued its own identity again it sees what was left for it
             owner.updates = match binding.access {

@@ -28,7 +28,8 @@ impl Owner {
         let source = self.desired().ok_or("the volume has no content yet: attach it first")?;
         let estate = self.estate(&source, start);
         self.keep_inherited(&estate).await;
-        let shown = Shown::start(&self.record, source, estate, descriptor, start)
+        let observers = self.observers.clone();
+        let shown = Shown::start(&self.record, source, estate, descriptor, start, observers)
             .await
             .map_err(|error| chain(&error))?;
         info!(volume = %self.record.volume, pod = %self.record.pod.name, namespace = %self.record.pod.namespace, ?start, "serving");

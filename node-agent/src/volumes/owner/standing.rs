@@ -29,7 +29,19 @@ impl Owner {
         }
     }
 
+    /// Opens are recorded under that SPIFFE ID from now on; whether that is news.
+    pub(super) fn is_called(&self, actor: &str) -> bool {
+        match &self.observers.opens {
+            Some(opens) if !actor.is_empty() && opens.actor() != actor => {
+                opens.set_actor(actor.to_owned());
+                true
+            }
+            _ => false,
+        }
+    }
+
     async fn issued(&mut self, identity: Arc<Identity>) {
+        let is_renamed = self.is_called(&identity.svid.spiffe_id().to_string());
         let had_access = matches!(self.updates, Updates::Flow);
         let same_key = match &self.member {
             Some(member) if *member.watch.key() == identity.key => {
@@ -45,7 +57,7 @@ impl Owner {
             |source: &Source| is_seen && !matches!(source, Source::Nothing(Nothing::NotYet));
         let seen = self.desired().filter(is_former);
         self.updates = Updates::Flow;
-        if same_key && had_access {
+        if same_key && had_access && !is_renamed {
             return;
         }
         if !same_key {
@@ -154,6 +166,7 @@ impl Owner {
             key: member.watch.key().clone(),
             access,
             bound: self.bound.clone(),
+            actor: self.observers.opens.as_ref().map(|opens| opens.actor()).unwrap_or_default(),
         };
         if let (Some(key), Some(memfd)) = (binding_key(&binding.volume), binding.to_memfd()) {
             self.means.keeper.deposit(key, memfd).await;

@@ -20,6 +20,7 @@ use vsecm_node_agent_api::{
 
 use super::keeper::{Kept, keep};
 use crate::{
+    audit::{self, Audit},
     duty::Duty,
     identity::{
         Issue, Past, PodIdentity, Standing, Trouble,
@@ -119,6 +120,8 @@ impl Node {
             duty: Arc::clone(&duty),
             driver: driver.subscribe(),
             sentinel: "vsecm-system".parse().unwrap(),
+            audit: Audit::start("node-1", audit::Log).unwrap(),
+            requests: Arc::default(),
             publish_times: metrics::publish_times(),
             fatal: sender,
         });
