@@ -255,6 +255,12 @@ async fn what_is_held_of_a_deleted_secret_goes_in_every_mode_also_while_csi_is_a
     for holdings in &holdings {
         until("the end", SOON, || is_stale(&reread(&holdings.held))).await.unwrap();
     }
+    let dead = story.crash(Component::NodeAgent).await.unwrap();
+    let is_back = || story.serving_pid(Component::NodeAgent).is_some_and(|pid| pid != dead);
+    until("node-agent's return", SOON, is_back).await.unwrap();
+    for Holdings { held, mount, .. } in &holdings {
+        assert!(is_stale(&reread(held)) && is_stale(&mount.text()), "nothing comes back");
+    }
     story.start_component(Component::Csi).await.unwrap();
     for holdings in holdings {
         holdings.are_gone().await;

@@ -10,9 +10,9 @@ use std::{
 
 use crate::tree::Tree;
 
-/// A version that is gone from the tree answers for its inodes at least this long: a path walk
-/// that had reached its folder is over by then.
-pub(super) const WALK_GRACE: Duration = Duration::from_secs(5);
+/// A version that is gone from the tree answers for its inodes at least this long, though the
+/// kernel says that it has none: it may be about to say otherwise.
+pub(super) const WALK_GRACE: Duration = Duration::from_secs(1);
 
 /// A version that came from a predecessor is held by an unknown number of descriptors; this long
 /// they can still read pages that the kernel has dropped.

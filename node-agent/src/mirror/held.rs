@@ -59,13 +59,10 @@ impl Mirror {
     }
 
     /// No version but the one that is shown can be read any more.
-    pub(super) fn revoke_others(&mut self) {
+    pub fn revoke_others(&mut self) {
         let data = self.data.clone();
-        for edition in self.editions.iter_mut().filter(|e| *e.tree().dir() != data) {
-            if !edition.is_staged() {
-                edition.revoke();
-            }
-        }
+        // also one that csi is about to publish: it may be late
+        self.editions.iter_mut().filter(|e| *e.tree().dir() != data).for_each(Edition::revoke);
     }
 
     /// Nothing that is there can be read any more: what replaces it has no files, and csi may be

@@ -243,6 +243,16 @@ fn followers_are_followers_also_for_who_knows_their_numbers_alone() {
     assert_eq!(mirror.bytes(ino("b")), None, "a ghost");
 }
 
+#[test]
+fn a_version_that_csi_publishes_too_late_cannot_be_read() {
+    let mut mirror = staged("{\"a\":\"1\"}", "{\"a\":\"2\"}");
+    mirror.revoke_all();
+    swap(&mut mirror, &[], &[]);
+    let ino = mirror.shown().unwrap().file("a").unwrap().ino();
+    assert_eq!(mirror.bytes(ino), None);
+    assert!(mirror.is_revoked());
+}
+
 fn rotated(on_rotate: OnRotate) -> (Mirror, u64) {
     let mut mirror = mirror("{\"a\":\"1\"}").on_rotate(on_rotate);
     stage(&mut mirror, "{\"a\":\"2\"}");

@@ -101,6 +101,7 @@ impl Shown {
             }
         }
         let taken = |dir: &VersionDir| older_trees.iter().any(|tree| tree.dir() == dir);
+        let takes_all = source.is_withdrawal();
         let tree = build(record, &numbers, source, taken).ok_or_else(|| {
             SessionError::Start(std::io::Error::other("the version has no folder name"))
         })?;
@@ -110,6 +111,9 @@ impl Shown {
             mirror.inherit(Arc::new(tree));
         }
         mirror.follow(estate.followers);
+        if takes_all {
+            mirror.revoke_others();
+        }
         if told == Told::Surely {
             // what mounts show is not at the root
             mirror.leave_others(None);
@@ -162,15 +166,19 @@ impl Shown {
             if mirror.staged(source.id()).is_none() {
                 mirror.stage(tree);
             }
-            if source.is_withdrawal() {
-                mirror.revoke_all();
-            }
         });
-        if source.is_withdrawal() {
-            // now, and not when csi has swapped: it may be away
-            self.tell(self.held_news()).await;
-        }
         Some(self.expect(&dir))
+    }
+
+    /// Where `source` takes the files away: nothing that is there can be read any more. Now, and
+    /// not when csi has swapped: it may be away.
+    pub(super) async fn withdraw(&self, source: &Source) {
+        let mirror = self.view.load();
+        if !source.is_withdrawal() || self.shows(source) || mirror.is_revoked() {
+            return;
+        }
+        self.view.set(Mirror::revoke_all);
+        self.tell(self.held_news()).await;
     }
 
     /// From now on csi may swap to `dir`.

@@ -246,6 +246,7 @@ impl Owner {
                 self.take_standing().await;
             }
             self.leave_former_if_due().await;
+            self.withdraw_if_due().await;
             self.swap_if_needed().await;
             self.retire_if_due();
             self.tell();

@@ -31,6 +31,13 @@ impl Owner {
         self.retire_due.get_or_insert(now + GRACE);
     }
 
+    /// What was deleted, has expired or was withdrawn cannot be read from now on, whatever csi does.
+    pub(super) async fn withdraw_if_due(&self) {
+        if let (Some(shown), Some(source)) = (&self.shown, self.desired()) {
+            shown.withdraw(&source).await;
+        }
+    }
+
     /// Has csi remove what nobody needs.
     pub(super) fn retire_if_due(&mut self) {
         let is_due = self.retire_due.is_some_and(|due| due <= Instant::now());

@@ -22,7 +22,9 @@ use crate::{
 
 mod keeper;
 mod node;
+mod rush;
 mod succession;
+mod withdrawal;
 
 fn record() -> VolumeRecord {
     VolumeRecord {
