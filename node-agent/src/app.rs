@@ -28,6 +28,7 @@ use crate::{
         users::Users,
     },
     metrics, privileges,
+    report::{self, Reports},
     session::finish,
     volumes::{self, Volumes},
     watch::{self as watches, Watches},
@@ -86,16 +87,23 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
     let audit = Audit::start(&settings.node_name, audit::Log).context("cannot start the audit")?;
     let requests = Arc::new(Requests::default());
     let publish_times = metrics::publish_times();
+    let reports = Arc::new(Reports::default());
+    let telling = report::Means {
+        address: settings.safe.clone(),
+        tls: own.tls(),
+        node: settings.node_name.clone(),
+    };
     let volumes = Arc::new(Volumes::new(volumes::Means {
         identities: Box::new(identities(settings)?),
         watches: Watches::new(watches::Means {
             address: settings.safe.clone(),
             tls: own.tls(),
             keeper: keeper.clone(),
-            node: settings.node_name.clone(),
+            due: reports.due(),
         }),
         keeper: keeper.clone(),
         duty: Arc::clone(&duty),
+        reports: Arc::clone(&reports),
         driver: driver.clone(),
         sentinel: settings.kubernetes.namespace.clone(),
         audit: audit.clone(),
@@ -115,6 +123,7 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         let _turn = turn(settings).await?;
         stage.send_replace(Stage::Recovering);
         recover(&keeper, &volumes).await;
+        reports.begin(telling, keeper.clone(), Arc::clone(&volumes));
         tokio::spawn(keeper.clone().attend());
         // only now, so that csi sees this process when it serves
         let csi = settings.csi_peer.clone();

@@ -13,7 +13,7 @@
 //! successor goes on with the same descriptors and the same content ([I6]).
 //!
 //! - pure: [`json`], [`inode`], [`tree`], [`mirror`], [`wait`];
-//! - content: [`snapshot`], [`memfd`], [`watch`], [`tls`], [`identity`];
+//! - content: [`snapshot`], [`memfd`], [`watch`], [`tls`], [`identity`], [`report`];
 //! - the kernel: [`view`], [`filesystem`], [`session`], [`audit`];
 //! - volumes: [`volumes`], [`control`], [`duty`], [`keeper`];
 //! - Kubernetes: [`kubernetes`], [`health`], [`metrics`], [`probe`], [`prepare`];
@@ -39,6 +39,7 @@ pub mod mirror;
 pub mod prepare;
 pub mod privileges;
 pub mod probe;
+pub mod report;
 pub mod session;
 pub mod snapshot;
 pub mod supervisor;

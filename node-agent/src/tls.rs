@@ -22,7 +22,7 @@ pub struct TlsError {
     source: rustls::Error,
 }
 
-/// Accepts only Safe as the server; shows no certificate of its own.
+/// Accepts only Safe as the server; shows this process's own certificate, unless told otherwise.
 #[derive(Clone, Debug)]
 pub struct BaseConfig(Arc<ClientConfig>);
 
@@ -43,6 +43,11 @@ impl BaseConfig {
     /// From what [`vsecm_safe_api::client::tls_config`] makes.
     pub fn new(config: ClientConfig) -> Self {
         Self(Arc::new(config))
+    }
+
+    /// Showing this process's own identity.
+    pub fn own(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0)
     }
 
     /// The same, showing `identity`. Sessions are never resumed: one would carry an identity over

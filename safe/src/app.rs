@@ -28,12 +28,13 @@ use crate::{
     admin_proof::{AdminProof, KubernetesToken, TokenDigest},
     args::Args,
     custodian,
+    deliveries::Deliveries,
     feed::Feed,
     grpc::{self, Services},
     identity::{self, Tls},
     metrics,
     own_identity::{self, Expected},
-    places,
+    places::{self, Places},
     readiness::{State, follow_identity},
     recovery::{self, stored_records},
     root_key::{self, KeySecret, follow_mount},
@@ -69,6 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 struct Signs {
     state: State,
     feed: Arc<OnceLock<Arc<Feed>>>,
+    deliveries: Arc<Deliveries>,
     key_mount_changed: watch::Sender<bool>,
 }
 
@@ -77,13 +79,19 @@ impl Signs {
         Self {
             state: State::starting(),
             feed: Arc::default(),
+            deliveries: Arc::default(),
             key_mount_changed: watch::Sender::new(false),
         }
     }
 
     async fn probes(&self, args: &Args) -> io::Result<Probes> {
         let changed = self.key_mount_changed.subscribe();
-        let metrics = metrics::registry(self.state.subscribe(), Arc::clone(&self.feed), changed);
+        let metrics = metrics::registry(
+            self.state.subscribe(),
+            Arc::clone(&self.feed),
+            Arc::clone(&self.deliveries),
+            changed,
+        );
         let state = self.state.subscribe();
         let metrics = Some(Arc::new(metrics));
         probe::serve(args.probe_liveness, args.probe_readiness, state, metrics).await
@@ -118,7 +126,8 @@ async fn prepare(
         .await
         .with_context(|| format!("cannot listen at {}", args.listen))?;
     tracing::info!(address = %listener.local_addr()?, "listening");
-    let services = Services { patterns, proof, custodian, feed, stop: stop.clone() };
+    let deliveries = Arc::clone(&signs.deliveries);
+    let services = Services { patterns, proof, custodian, feed, deliveries, stop: stop.clone() };
     Ok(Prepared { listener, tls, source, services, custody, key_mount })
 }
 
@@ -130,7 +139,8 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let Prepared { listener, tls, source, services, mut custody, key_mount } = prepared;
     let (accepted, connections) = mpsc::channel(BACKLOG);
-    let places = places::of_all(descriptors);
+    let all = places::of_all(descriptors);
+    let places = (all, Places::new(all, services.patterns.node_agent.clone()));
     let accepting = identity::accept(listener, tls, accepted, places, stop.clone());
     let mut accepting = tokio::spawn(accepting);
     let mut serving = tokio::spawn(grpc::serve(services, connections));

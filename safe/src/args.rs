@@ -7,9 +7,10 @@ use spiffe::TrustDomain;
 use vsecm_safe_api::{
     probe,
     role::{
-        DEFAULT_NAME_PATTERN, DEFAULT_SAFE_PATTERN, DEFAULT_SENTINEL_PATTERN, DEFAULT_TRUST_DOMAIN,
-        DEFAULT_WORKLOAD_PATTERN, IdPattern, NAME_PATTERN, NamePattern, PatternError, RolePatterns,
-        SAFE_PATTERN, SENTINEL_PATTERN, TRUST_DOMAIN, WORKLOAD_PATTERN,
+        DEFAULT_NAME_PATTERN, DEFAULT_NODE_AGENT_PATTERN, DEFAULT_SAFE_PATTERN,
+        DEFAULT_SENTINEL_PATTERN, DEFAULT_TRUST_DOMAIN, DEFAULT_WORKLOAD_PATTERN, IdPattern,
+        NAME_PATTERN, NODE_AGENT_PATTERN, NamePattern, PatternError, RolePatterns, SAFE_PATTERN,
+        SENTINEL_PATTERN, TRUST_DOMAIN, WORKLOAD_PATTERN,
     },
 };
 
@@ -82,6 +83,15 @@ pub struct Args {
     )]
     pub sentinel_id: String,
 
+    /// The SPIFFE ID of node-agent, the same on every node.
+    #[arg(
+        long,
+        env = NODE_AGENT_PATTERN,
+        default_value = DEFAULT_NODE_AGENT_PATTERN,
+        value_name = "PATTERN"
+    )]
+    pub node_agent_id: String,
+
     /// The SPIFFE IDs of workloads.
     #[arg(
         long,
@@ -105,6 +115,11 @@ impl Args {
         Ok(RolePatterns {
             safe: of_one(SAFE_PATTERN, &self.safe_id)?,
             sentinel: of_one(SENTINEL_PATTERN, &self.sentinel_id)?,
+            node_agent: IdPattern::parse_of_one(
+                NODE_AGENT_PATTERN,
+                &self.node_agent_id,
+                trust_domain,
+            )?,
             workload: id(WORKLOAD_PATTERN, &self.workload_id)?,
             name: NamePattern::parse(&self.workload_name, trust_domain)?,
         })
@@ -171,7 +186,11 @@ mod tests {
 
     #[test]
     fn a_pattern_that_gives_rights_must_fix_the_service_account() {
-        for (flag, variable) in [("--safe-id", SAFE_PATTERN), ("--sentinel-id", SENTINEL_PATTERN)] {
+        for (flag, variable) in [
+            ("--safe-id", SAFE_PATTERN),
+            ("--sentinel-id", SENTINEL_PATTERN),
+            ("--node-agent-id", NODE_AGENT_PATTERN),
+        ] {
             let wide = format!("{flag}=^spiffe://vsecm.com/workload/x/ns/[^/]+/sa/x/n/[^/]+$");
             let refusal = Args::parse_from(["vsecm-safe", &wide]).patterns().unwrap_err();
             assert!(refusal.to_string().contains(variable), "{refusal}");

@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use vsecm_safe_api::{
     name::SecretKey,
-    position::{Digest, Lineage, Position, Revision},
+    position::{Digest, Lineage, Position, Revision, Shown},
     proto,
     state::{Absent, Reason},
     value::SecretValue,
@@ -66,6 +66,14 @@ impl Published {
         match &self.content {
             Content::Present { position, .. } => Some(position),
             Content::Absent(_) => None,
+        }
+    }
+
+    /// What one shows who shows this.
+    pub fn shown(&self) -> Shown {
+        match &self.content {
+            Content::Present { position, .. } => position.into(),
+            Content::Absent(absent) => absent.into(),
         }
     }
 

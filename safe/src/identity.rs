@@ -175,12 +175,11 @@ pub async fn accept(
     listener: TcpListener,
     tls: Tls,
     accepted: mpsc::Sender<io::Result<Connection>>,
-    connections: usize,
+    (connections, places): (usize, Places),
     stop: CancellationToken,
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     let connections = Arc::new(Semaphore::new(connections));
-    let places = Places::default();
     loop {
         let next = async {
             let place = Arc::clone(&connections).acquire_owned().await.ok()?;

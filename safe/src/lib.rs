@@ -10,7 +10,7 @@
 //! - [`entry`]: one key's versions, and which is served when; [`vault`]: all keys; pure.
 //! - [`policy`]: who may do what; pure.
 //! - [`custodian`]: the task that owns vault, store and seal.
-//! - [`feed`]: what is published now, and who watches it.
+//! - [`feed`]: what is published now, and who watches it. [`deliveries`]: who has what, and who waits.
 //! - [`seal`]: records under the root key. [`store`]: where they rest. [`recovery`]: from there
 //!   back into the vault, at start.
 //! - [`root_key`]: the root key's Kubernetes Secret. `api_server`: why it is not answered for.
@@ -32,6 +32,7 @@ pub mod app;
 pub mod args;
 pub mod audit;
 pub mod custodian;
+pub mod deliveries;
 pub mod entry;
 pub mod feed;
 pub mod grpc;

@@ -104,6 +104,9 @@ fn trust_domain_and_namespace_stand_in_every_pattern() {
     let sentinel =
         "^spiffe://example.org/workload/vsecm-sentinel/ns/vsecm-system/sa/vsecm-sentinel/n/[^/]+$";
     assert_eq!(env(one, "VSECM_SPIFFEID_PREFIX_SENTINEL"), sentinel);
+    // the one that the node pods' own template makes
+    let node_agent = "^spiffe://example.org/vsecm-node-agent$";
+    assert_eq!(env(one, "VSECM_SPIFFEID_PREFIX_NODE_AGENT"), node_agent);
     let name = "^spiffe://example.org/workload/([^/]+)/ns/[^/]+/sa/[^/]+/n/[^/]+$";
     assert_eq!(env(one, "VSECM_WORKLOAD_NAME_REGEXP"), name);
 }

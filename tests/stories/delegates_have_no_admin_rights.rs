@@ -51,6 +51,9 @@ pub(crate) async fn is_refused_everywhere(
     assert_eq!(delete.code(), Code::PermissionDenied, "{delete:?}");
     let list = admin.list(with_token(proto::ListRequest {}, token)).await.unwrap_err();
     assert_eq!(list.code(), Code::PermissionDenied, "{list:?}");
+    let request = with_token(proto::ListDeliveriesRequest::default(), token);
+    let deliveries = admin.list_deliveries(request).await.unwrap_err();
+    assert_eq!(deliveries.code(), Code::PermissionDenied, "{deliveries:?}");
 
     let svid = workload::svid(story, "web", "default");
     let mut client = workload::client(story, Some(&svid));

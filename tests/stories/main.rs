@@ -18,6 +18,7 @@ mod bad_input_gets_a_sentence;
 mod custody_begins_safely;
 mod deaths_fail_no_read;
 mod delegates_have_no_admin_rights;
+mod deliveries_are_known;
 mod held_versions_follow_stay_or_go;
 mod hostile_servers_reach_nothing;
 mod identity_is_withdrawn;

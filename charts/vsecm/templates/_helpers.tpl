@@ -127,6 +127,11 @@ seLinuxOptions: {type: spc_t}
 - {name: VSECM_SPIFFEID_PREFIX_SENTINEL, value: "^spiffe://{{ .Values.trustDomain }}/workload/vsecm-sentinel/ns/{{ .Release.Namespace }}/sa/vsecm-sentinel/n/[^/]+$"}
 {{- end }}
 
+{{/* who node-agent is, the same on every node: for safe */}}
+{{- define "vsecm.nodeAgentIdEnv" -}}
+- {name: VSECM_SPIFFEID_PREFIX_NODE_AGENT, value: "^spiffe://{{ .Values.trustDomain }}/vsecm-node-agent$"}
+{{- end }}
+
 {{/* who is a workload, and what it is called */}}
 {{- define "vsecm.workloadEnv" -}}
 - {name: VSECM_SPIFFEID_PREFIX_WORKLOAD, value: "^spiffe://{{ .Values.trustDomain }}/workload/[^/]+/ns/[^/]+/sa/[^/]+/n/[^/]+$"}

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use vsecm_node_agent_api::volume::FileName;
 use vsecm_safe_api::{
     name::SecretKey,
-    position::{Lineage, Position, Revision},
+    position::{Lineage, Position, Revision, Shown},
     state::Format,
     value::SecretValue,
 };
@@ -171,6 +171,16 @@ impl Snapshot {
         match &self.content {
             Content::Document { position, .. } => Some(position),
             Content::Removed { .. } => None,
+        }
+    }
+
+    /// What a pod shows that shows this.
+    pub fn shown(&self) -> Shown {
+        match &self.content {
+            Content::Document { position, .. } => position.into(),
+            Content::Removed { lineage, revision, .. } => {
+                Shown { lineage: lineage.clone(), revision: *revision, digest: None }
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -15,14 +15,17 @@ use tracing::{error, info, warn};
 use vsecm_node_agent_api::{
     client::AskError,
     frame::{AgentReply, Serving as IsServing, sentence},
-    volume::{Gate as Gating, VolumeId, VolumeRecord},
+    volume::{Gate as Gating, PodRef, VolumeId, VolumeRecord},
 };
 use vsecm_safe_api::{name::Namespace, probe::prometheus_client::metrics::histogram::Histogram};
 
-pub use self::census::Census;
 use self::{
     binding::{Binding, is_binding},
     owner::{Command, Gate, Owner, Status},
+};
+pub use self::{
+    census::Census,
+    presence::{Lack, Presence},
 };
 use crate::{
     audit::Audit,
@@ -31,6 +34,7 @@ use crate::{
     identity::{Past, PodIdentity},
     keeper::Keeper,
     kubernetes::driver::Driver,
+    report::{Reports, is_origin},
     session::Start,
     snapshot::Snapshot,
     watch::{Watches, content_key},
@@ -39,6 +43,7 @@ use crate::{
 mod binding;
 mod census;
 mod owner;
+mod presence;
 mod reason;
 mod shown;
 #[cfg(test)]
@@ -66,6 +71,8 @@ pub struct Means {
     pub keeper: Keeper,
     /// Orders to csi.
     pub duty: Arc<Duty>,
+    /// What Safe is told.
+    pub reports: Arc<Reports>,
     /// Whether the kubelet's word about pods can be believed.
     pub driver: watch::Receiver<Driver>,
     /// Sentinel's namespace, where secrets are registered.
@@ -90,8 +97,18 @@ struct Volume {
 pub struct Volumes {
     means: Arc<Means>,
     known: Mutex<HashMap<VolumeId, Arc<Volume>>>,
-    /// Refused last at that time, since the kubelet's word cannot be believed.
-    held_back: Mutex<HashMap<VolumeId, Instant>>,
+    /// Refused, since the kubelet's word cannot be believed.
+    held_back: Mutex<HashMap<VolumeId, HeldBack>>,
+}
+
+/// A volume whose pod may not be the one that the kubelet names.
+#[derive(Clone)]
+struct HeldBack {
+    pod: PodRef,
+    since: SystemTime,
+    /// Refused last.
+    last: Instant,
+    sentence: String,
 }
 
 impl std::fmt::Debug for Volumes {
@@ -162,7 +179,7 @@ impl Volumes {
             known.record == record && known.status.borrow().serving == IsServing::Yes
         });
         // what is served already was believed before
-        if !is_served && let Some(reason) = self.disbelief(&record.volume, deadline).await {
+        if !is_served && let Some(reason) = self.disbelief(&record, deadline).await {
             return AgentReply::Waiting { reason: sentence(reason) };
         }
         if let Some(known) = self.get(&record.volume)
@@ -188,7 +205,7 @@ impl Volumes {
         };
         match gate {
             Gate::Ready => {
-                let refusal = if is_served { None } else { self.refusal(&record.volume) };
+                let refusal = if is_served { None } else { self.refusal(&record) };
                 refusal.map_or(AgentReply::Ready, |reason| AgentReply::Waiting {
                     reason: sentence(reason),
                 })
@@ -204,29 +221,36 @@ impl Volumes {
 
     /// Why the kubelet's word cannot be believed, if so. Only what is about to be known is waited
     /// for: an object that is wrong is said at once.
-    async fn disbelief(&self, volume: &VolumeId, deadline: Instant) -> Option<String> {
+    async fn disbelief(&self, record: &VolumeRecord, deadline: Instant) -> Option<String> {
         let mut driver = self.means.driver.clone();
         let known = driver.wait_for(|driver| !matches!(driver, Driver::Unknown(_)));
         drop(timeout_at(deadline.min(Instant::now() + DRIVER_WAIT), known).await);
-        self.refusal(volume)
+        self.refusal(record)
     }
 
-    /// The same, without a wait; metrics hear of it.
-    fn refusal(&self, volume: &VolumeId) -> Option<String> {
+    /// The same, without a wait; metrics and Safe hear of it.
+    fn refusal(&self, record: &VolumeRecord) -> Option<String> {
         let refusal = self.means.driver.borrow().refusal();
         let mut held_back = self.held_back();
-        match &refusal {
-            Some(_) => held_back.insert(volume.clone(), Instant::now()),
-            None => held_back.remove(volume),
-        };
+        let before = held_back.remove(&record.volume);
+        if let Some(sentence) = &refusal {
+            let held = HeldBack {
+                pod: record.pod.clone(),
+                since: before.map_or_else(SystemTime::now, |before| before.since),
+                last: Instant::now(),
+                sentence: sentence.clone(),
+            };
+            held_back.insert(record.volume.clone(), held);
+        }
         drop(held_back);
+        self.means.reports.changed();
         refusal
     }
 
     /// Those whose pods still ask: nobody says that a volume which was refused is gone.
-    fn held_back(&self) -> MutexGuard<'_, HashMap<VolumeId, Instant>> {
+    fn held_back(&self) -> MutexGuard<'_, HashMap<VolumeId, HeldBack>> {
         let mut held_back = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
-        held_back.retain(|_volume, refused| refused.elapsed() < ASKED_AGAIN);
+        held_back.retain(|_volume, held| held.last.elapsed() < ASKED_AGAIN);
         held_back
     }
 
@@ -274,6 +298,7 @@ impl Volumes {
             let mut volumes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             volumes.remove(volume)
         };
+        self.means.reports.changed();
         let Some(known) = known else { return };
         let (reply, done) = oneshot::channel();
         if known.commands.send(Command::Detach { reply }).await.is_ok() {
@@ -303,6 +328,10 @@ impl Volumes {
         let mut bindings = HashMap::new();
         let mut snapshots = Vec::new();
         for (key, memfd) in self.means.keeper.contents().await? {
+            if is_origin(&key) {
+                self.means.reports.adopt(&memfd);
+                continue;
+            }
             if is_binding(&key) {
                 if let Some(binding) = Binding::from_memfd(&memfd) {
                     bindings.insert(binding.volume.clone(), binding);

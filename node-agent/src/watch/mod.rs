@@ -13,18 +13,12 @@ use std::{
 
 use tokio::{
     sync::{Notify, watch},
-    time::{sleep, timeout},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
-use tracing::{debug, warn};
+use tracing::warn;
 use vsecm_node_agent_api::{frame::ContentKey, volume::VolumeId};
-use vsecm_safe_api::{
-    client::Address,
-    position::Position,
-    proto::{AcknowledgeRequest, secrets_client::SecretsClient},
-    state::Absent,
-};
+use vsecm_safe_api::{client::Address, state::Absent};
 
 use self::retired::Retired;
 use crate::{
@@ -37,9 +31,6 @@ use crate::{
 mod retired;
 mod stream;
 mod verdict;
-
-/// Safe is told what a pod shows; nothing waits for it longer than this.
-const ACKNOWLEDGE_WAIT: Duration = Duration::from_secs(5);
 
 /// What is known of a secret.
 #[derive(Clone, Debug, Default)]
@@ -87,8 +78,8 @@ pub struct Means {
     pub tls: watch::Receiver<Option<BaseConfig>>,
     /// Where snapshots are deposited.
     pub keeper: Keeper,
-    /// The name of this node.
-    pub node: String,
+    /// Notified when members may have become able to acknowledge what they show.
+    pub due: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -121,7 +112,8 @@ pub struct Watch {
     versions: Mutex<Vec<Arc<Snapshot>>>,
     retired: Mutex<Retired>,
     has_retired: Notify,
-    channel: Mutex<Option<Channel>>,
+    /// What Safe calls it, while it is open: a secret of the two.
+    session: Mutex<Option<String>>,
     end: CancellationToken,
     ended: CancellationToken,
 }
@@ -182,7 +174,7 @@ impl Watches {
             versions: Mutex::default(),
             retired: Mutex::default(),
             has_retired: Notify::new(),
-            channel: Mutex::default(),
+            session: Mutex::default(),
             end: CancellationToken::new(),
             ended: CancellationToken::new(),
         });
@@ -282,6 +274,20 @@ impl Watch {
             member.identity = identity;
         }
         self.members_changed.notify_one();
+        self.means.due.notify_one();
+    }
+
+    /// What Safe calls this watch, while it is open.
+    pub fn session(&self) -> Option<String> {
+        locked(&self.session).clone()
+    }
+
+    /// The volume's identity, if it is good now.
+    pub fn identity_of(&self, volume: &VolumeId) -> Option<Arc<Identity>> {
+        let members = locked(&self.members);
+        let identity = members.get(volume)?.identity.clone()?;
+        drop(members);
+        (identity.expires > SystemTime::now()).then_some(identity)
     }
 
     /// The volume shows this version and no other one.
@@ -369,26 +375,6 @@ impl Watch {
         if let Some(key) = content_key(snapshot) {
             self.means.keeper.remove(key).await;
         }
-    }
-
-    /// Tells Safe that a pod shows `position`: best effort, for its audit log.
-    pub fn acknowledge(&self, position: &Position, pod_uid: &str) {
-        let Some(channel) = locked(&self.channel).clone() else {
-            return;
-        };
-        let request = AcknowledgeRequest {
-            position: Some(position.into()),
-            pod_uid: pod_uid.to_owned(),
-            node: self.means.node.clone(),
-        };
-        tokio::spawn(async move {
-            let mut client = SecretsClient::new(channel);
-            match timeout(ACKNOWLEDGE_WAIT, client.acknowledge(request)).await {
-                Ok(Ok(_done)) => {}
-                Ok(Err(status)) => debug!(%status, "Safe did not take an acknowledgement"),
-                Err(_elapsed) => debug!("Safe did not answer an acknowledgement"),
-            }
-        });
     }
 
     /// Keeps `snapshot`, then shows it to all members.

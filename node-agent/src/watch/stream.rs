@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use vsecm_safe_api::{
     client::{ClientError, chain, channel},
     locked::is_locked,
+    metadata::WATCH,
     proto::{WatchRequest, WatchResponse, secrets_client::SecretsClient},
     state::{Reason, State},
     wire::WireError,
@@ -82,7 +83,6 @@ impl Watch {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             let Some(identity) = self.best_identity() else {
-                *locked(&self.channel) = None;
                 if let Some(ended) = self.last_expiry() {
                     let reason = format!("it ended at {}", moment(ended));
                     if self.suffers_from() != Some(TroubleKind::IdentityExpired) {
@@ -93,7 +93,9 @@ impl Watch {
                 self.members_changed.notified().await;
                 continue;
             };
-            if let Err(broken) = self.follow(&identity, &mut backoff).await {
+            let followed = self.follow(&identity, &mut backoff).await;
+            *locked(&self.session) = None;
+            if let Err(broken) = followed {
                 let reason = chain(&broken);
                 warn!(secret = %self.key.secret, reason, "the watch broke, and is opened again");
                 self.trouble(broken.kind(), reason);
@@ -191,12 +193,15 @@ impl Watch {
         let have = self.feed.borrow().snapshot.clone();
         let request =
             WatchRequest { have: have.as_deref().and_then(Snapshot::position).map(Into::into) };
-        let mut client = SecretsClient::new(channel.clone());
+        let mut client = SecretsClient::new(channel);
         let response = timeout(OPEN_WAIT, client.watch(request))
             .await
             .map_err(|_elapsed| Broken::Silent)?
             .map_err(|status| Broken::Status(Box::new(status)))?;
-        *locked(&self.channel) = Some(channel);
+        // an older Safe does not say it, and is told nothing
+        let session = response.metadata().get(WATCH).and_then(|id| id.to_str().ok());
+        *locked(&self.session) = session.map(ToOwned::to_owned);
+        self.means.due.notify_one();
         Ok(response.into_inner())
     }
 

@@ -12,5 +12,8 @@ pub const REASON: &str = "x-vsecm-reason";
 /// The [`REASON`] of a Safe without its root key.
 pub const LOCKED: &str = "locked";
 
+/// The id of a watch, with its first answer: whoever cites it holds the watch.
+pub const WATCH: &str = "x-vsecm-watch";
+
 /// Characters of a correlation id at most.
 pub const CORRELATION_ID_LIMIT: usize = 64;

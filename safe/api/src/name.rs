@@ -18,6 +18,12 @@ pub enum NameError {
          digits, '.', '_' and '-', and neither '.' nor '..'"
     )]
     Secret(String),
+    /// A pod is named as Kubernetes has it.
+    #[error(
+        "pod {0:?} is not a DNS name: 1 to 253 lower-case letters, digits, '-' and '.', starting \
+         and ending with a letter or digit"
+    )]
+    Pod(String),
 }
 
 fn shortened(text: &str) -> String {
@@ -52,6 +58,38 @@ impl FromStr for Namespace {
 }
 
 impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodName(String);
+
+impl PodName {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PodName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let outer = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let is_name = (1..=253).contains(&text.len())
+            && text.bytes().all(|b| outer(&b) || matches!(b, b'-' | b'.'))
+            && [text.as_bytes().first(), text.as_bytes().last()].into_iter().flatten().all(outer);
+        if !is_name {
+            return Err(NameError::Pod(shortened(text)));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for PodName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -173,6 +211,16 @@ mod tests {
             assert!(bad.parse::<Namespace>().is_err(), "{bad:?}");
         }
         assert!("kube-system".parse::<Namespace>().is_ok());
+    }
+
+    #[test]
+    fn a_pod_has_a_dns_name() {
+        for good in ["db-0", "a", "web.1", &"x".repeat(253)] {
+            assert!(good.parse::<PodName>().is_ok(), "{good:?}");
+        }
+        for bad in ["", "-a", "a.", "A", "a_b", "a/b", &"x".repeat(254)] {
+            assert!(bad.parse::<PodName>().is_err(), "{bad:?}");
+        }
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::state::Format;
+use crate::state::{Absent, Format};
 
 /// Why a position is not understood.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -123,6 +123,30 @@ pub struct Position {
     pub revision: Revision,
     /// What was written.
     pub digest: Digest,
+}
+
+/// What was sent to a watcher, and what a pod shows: a content, or that there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Shown {
+    /// The store.
+    pub lineage: Lineage,
+    /// The write; of an absence, the store's revision when it was said.
+    pub revision: Revision,
+    /// Of the content; none of an absence.
+    pub digest: Option<Digest>,
+}
+
+impl From<&Position> for Shown {
+    fn from(position: &Position) -> Self {
+        let Position { lineage, revision, digest } = position;
+        Self { lineage: lineage.clone(), revision: *revision, digest: Some(*digest) }
+    }
+}
+
+impl From<&Absent> for Shown {
+    fn from(absent: &Absent) -> Self {
+        Self { lineage: absent.lineage.clone(), revision: absent.revision, digest: None }
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use crate::{
     name::{NameError, SecretKey},
-    position::{Digest, Lineage, Position, PositionError, Revision},
+    position::{Digest, Lineage, Position, PositionError, Revision, Shown},
     proto,
     state::{Absent, Format, Reason, Snapshot, State},
     value::{SecretValue, ValueError},
@@ -97,6 +97,29 @@ impl TryFrom<&proto::Position> for Position {
             revision: Revision(position.revision),
             digest: Digest::try_from(position.digest.as_slice())?,
         })
+    }
+}
+
+impl From<&Shown> for proto::Position {
+    fn from(shown: &Shown) -> Self {
+        Self {
+            lineage: shown.lineage.to_string(),
+            revision: shown.revision.0,
+            digest: shown.digest.map(|digest| digest.as_bytes().to_vec()).unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<&proto::Position> for Shown {
+    type Error = WireError;
+
+    fn try_from(position: &proto::Position) -> Result<Self, WireError> {
+        let digest = match position.digest.as_slice() {
+            [] => None,
+            bytes => Some(Digest::try_from(bytes)?),
+        };
+        let lineage = position.lineage.parse()?;
+        Ok(Self { lineage, revision: Revision(position.revision), digest })
     }
 }
 
@@ -274,6 +297,14 @@ mod tests {
         assert_eq!(back.position, snapshot().position);
         assert_eq!(back.expires, snapshot().expires);
         assert_eq!(back.document.expose(), snapshot().document.expose());
+    }
+
+    #[test]
+    fn what_a_pod_shows_comes_back_with_and_without_content() {
+        let content = Shown::from(&snapshot().position);
+        for shown in [Shown { digest: None, ..content.clone() }, content] {
+            assert_eq!(Shown::try_from(&proto::Position::from(&shown)), Ok(shown));
+        }
     }
 
     #[test]

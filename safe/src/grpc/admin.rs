@@ -9,14 +9,18 @@ use vsecm_safe_api::{
     metadata,
     name::SecretKey,
     proto::{
-        self, DeleteRequest, DeleteResponse, ListRequest, ListResponse, PutRequest, PutResponse,
-        admin_server::Admin,
+        self, DeleteRequest, DeleteResponse, ListDeliveriesRequest, ListRequest, ListResponse,
+        PutRequest, PutResponse, admin_server::Admin,
     },
     value::SecretValue,
     wire::{self, WireError},
 };
 
-use super::{About, Caller, Services, status};
+use super::{
+    About, Caller, Services,
+    listing::{self, Listing},
+    status,
+};
 use crate::{custodian::Listed, entry::Draft, policy::Action};
 
 pub(super) struct AdminService(Arc<Services>);
@@ -37,6 +41,7 @@ pub(super) async fn admit(
         Some("Put") => Some(Action::Put),
         Some("Delete") => Some(Action::Delete),
         Some("List") => Some(Action::List),
+        Some("ListDeliveries") => Some(Action::Deliveries),
         _unknown => None,
     };
     if let Some(action) = action {
@@ -141,6 +146,22 @@ impl Admin for AdminService {
         caller.audit(Action::List, &About::default(), "listed");
         let items = listed.iter().map(item).collect();
         Ok(Response::new(ListResponse { items }))
+    }
+
+    type ListDeliveriesStream = Listing;
+
+    async fn list_deliveries(
+        &self,
+        request: Request<ListDeliveriesRequest>,
+    ) -> Result<Response<Listing>, Status> {
+        let (caller, request) = admitted(request, Action::Deliveries)?;
+        let key = request.key.as_ref().map(SecretKey::try_from).transpose();
+        let key = key.map_err(|e| status::from_wire(&e))?;
+        let now = OffsetDateTime::now_utc();
+        let (deliveries, waiting) = self.0.deliveries.registry().list(key.as_ref(), now);
+        let about = About { secret: key.as_ref(), ..About::default() };
+        caller.audit(Action::Deliveries, &about, "listed");
+        Ok(Response::new(listing::of(deliveries, waiting)))
     }
 }
 

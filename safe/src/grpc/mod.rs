@@ -1,6 +1,8 @@
 //! The contract's services.
 
 mod admin;
+mod listing;
+mod nodes;
 mod secrets;
 mod status;
 #[cfg(test)]
@@ -26,15 +28,20 @@ use vsecm_safe_api::{
     metadata,
     name::SecretKey,
     position::Revision,
-    proto::{admin_server::AdminServer, secrets_server},
+    proto::{
+        admin_server::AdminServer,
+        nodes_server::{self, NodesServer},
+        secrets_server,
+    },
     role::RolePatterns,
 };
 
-use self::{admin::AdminService, secrets::SecretsService};
+use self::{admin::AdminService, nodes::NodesService, secrets::SecretsService};
 use crate::{
     admin_proof::AdminProof,
     audit::{CorrelationId, Line},
     custodian,
+    deliveries::Deliveries,
     feed::Feed,
     identity::Peer,
     policy::{Action, Decision, decide},
@@ -65,6 +72,8 @@ pub struct Services {
     pub custodian: custodian::Handle,
     /// Where reads come from.
     pub feed: Arc<Feed>,
+    /// Who has what, and who waits.
+    pub deliveries: Arc<Deliveries>,
     /// Ends the watches.
     pub stop: CancellationToken,
 }
@@ -82,13 +91,21 @@ where
     let admin = AdminServer::new(AdminService::new(Arc::clone(&services)))
         .max_decoding_message_size(REQUEST_LIMIT);
     let secrets = SecretsService::new(Arc::clone(&services));
+    let nodes = NodesServer::new(NodesService::new(Arc::clone(&services)))
+        .max_decoding_message_size(nodes::PAGE_LIMIT);
     let door = tower::service_fn(move |request: http::Request<Body>| {
-        let (mut secrets, mut admin) = (secrets.clone(), admin.clone());
+        let (mut secrets, mut admin, mut nodes) = (secrets.clone(), admin.clone(), nodes.clone());
         let services = Arc::clone(&services);
         async move {
             let service = request.uri().path().split('/').nth(1);
             if service == Some(secrets_server::SERVICE_NAME) {
                 return secrets.call(request).await;
+            }
+            if service == Some(nodes_server::SERVICE_NAME) {
+                return match nodes::admit(&services, request) {
+                    Ok(request) => nodes.call(request).await,
+                    Err(refusal) => Ok(refusal.into_http()),
+                };
             }
             match admin::admit(&services, request).await {
                 // which says of methods that are not there that they are not
@@ -177,7 +194,20 @@ impl Services {
         match decide(&role, action) {
             Decision::Own(key) => Ok(key.clone()),
             Decision::WithProof => Err(refused(caller, action, "only sentinel may do this")),
+            Decision::Told => Err(refused(caller, action, "only node-agent may do this")),
             Decision::Refused(reason) => Err(refused(caller, action, reason)),
+        }
+    }
+
+    /// Whether the caller may report.
+    fn listens_to(&self, caller: &Caller) -> Result<(), Status> {
+        let role = self.patterns.role(&caller.actor);
+        match decide(&role, Action::Report) {
+            Decision::Told => Ok(()),
+            Decision::Own(_) | Decision::WithProof => {
+                Err(refused(caller, Action::Report, "only node-agent may do this"))
+            }
+            Decision::Refused(reason) => Err(refused(caller, Action::Report, reason)),
         }
     }
 
@@ -192,6 +222,7 @@ impl Services {
         match decide(&role, action) {
             Decision::WithProof => {}
             Decision::Own(_) => return Err(refused(caller, action, "only workloads may do this")),
+            Decision::Told => return Err(refused(caller, action, "only node-agent may do this")),
             Decision::Refused(reason) => return Err(refused(caller, action, reason)),
         }
         let checked = self.proof.check(token, &caller.peer.id).await;

@@ -19,20 +19,23 @@ use prost::{Message, bytes::Bytes};
 use time::OffsetDateTime;
 use tonic::{Status, body::Body, codegen::Service};
 use vsecm_safe_api::{
-    position::Position,
+    metadata,
+    position::{Position, Shown},
     proto::{AcknowledgeRequest, AcknowledgeResponse, FetchRequest, WatchRequest},
     wire::WireError,
 };
 
 use super::{About, Caller, Services, status, watching::Watching};
-use crate::{feed::encode_frame, policy::Action};
+use crate::{
+    deliveries::{Acknowledged, Token, claimed},
+    feed::encode_frame,
+    policy::Action,
+};
 
-/// A position, a pod's uid and a node's name need about 500 bytes.
+/// A position, a node's name and two tokens need about 500 bytes.
 const REQUEST_LIMIT: usize = 8 * 1024;
 /// What one write to the connection holds: before each, the caller is checked again.
 pub(super) const SLICE: usize = 16 * 1024;
-/// Names and uids in an acknowledgement.
-const CONTEXT_LIMIT: usize = 253;
 
 /// What is written to one answer's body.
 pub(super) type Part = Frame<Bytes>;
@@ -51,17 +54,17 @@ impl SecretsService {
         Self(services)
     }
 
-    async fn answer(&self, request: http::Request<Body>) -> Result<Body, Status> {
+    async fn answer(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let (head, body) = request.into_parts();
         let caller = Caller::new(&head)?;
         let method = head.uri.path().rsplit('/').next().unwrap_or_default();
         match method {
             "Fetch" => {
                 let FetchRequest {} = decode(body).await?;
-                self.fetch(&caller)
+                self.fetch(&caller).map(answered)
             }
             "Watch" => self.watch(caller, decode(body).await?),
-            "Acknowledge" => self.acknowledge(&caller, &decode(body).await?),
+            "Acknowledge" => self.acknowledge(&caller, &decode(body).await?).map(answered),
             _ => Err(Status::unimplemented("Secrets has no such method")),
         }
     }
@@ -74,7 +77,7 @@ impl SecretsService {
         Ok(whole(state.frame()))
     }
 
-    fn watch(&self, caller: Caller, request: WatchRequest) -> Result<Body, Status> {
+    fn watch(&self, caller: Caller, request: WatchRequest) -> Result<http::Response<Body>, Status> {
         let key = self.0.own_key(&caller, Action::Watch)?;
         let have = match request.have {
             // of an absence there is nothing to have
@@ -84,30 +87,72 @@ impl SecretsService {
             }
             _nothing => None,
         };
+        let open = self.0.deliveries.watches().open(key.clone());
+        let open = open.map_err(|_random| Status::unavailable("Safe has no random numbers"))?;
+        let id = http::HeaderValue::try_from(open.id().expose());
         caller.audit(Action::Watch, &About { secret: Some(&key), ..About::default() }, "opened");
-        let watching = Watching::new(Arc::clone(&self.0), caller, key, have);
-        Ok(body(Box::pin(watching.parts())))
+        let watching = Watching::new(Arc::clone(&self.0), caller, open, key, have);
+        let mut response = answered(body(Box::pin(watching.parts())));
+        // it is hex
+        response.headers_mut().extend(id.map(|id| (WATCH, id)));
+        Ok(response)
     }
 
     fn acknowledge(&self, caller: &Caller, request: &AcknowledgeRequest) -> Result<Body, Status> {
         let key = self.0.own_key(caller, Action::Acknowledge)?;
-        let position = request.position.as_ref().ok_or(WireError::Missing("position"));
-        let revision = position.map_err(|e| status::from_wire(&e))?.revision;
-        for (what, text) in [("pod_uid", &request.pod_uid), ("node", &request.node)] {
-            if text.len() > CONTEXT_LIMIT || !text.bytes().all(|b| b.is_ascii_graphic()) {
-                let rule = format!("{what} must be at most {CONTEXT_LIMIT} plain characters");
-                return Err(Status::invalid_argument(rule));
+        let pod = self.0.patterns.name.pod(&caller.actor);
+        let (shown, watch, origin) = cited(request)?;
+        let node = &request.node;
+        let context = match &pod {
+            Some(pod) => format!("pod {}/{pod}, claims to be on node {node}", key.namespace),
+            None => format!("claims to be on node {node}"),
+        };
+        let revision = Some(shown.revision);
+        let said = Acknowledged {
+            id: Arc::from(&*caller.actor),
+            key: key.clone(),
+            pod,
+            shown,
+            node: node.clone(),
+            origin,
+        };
+        let taken = self.0.deliveries.acknowledge(watch, said, OffsetDateTime::now_utc());
+        let about = |context| About { secret: Some(&key), revision, context };
+        match taken {
+            Ok(()) => {
+                caller.audit(Action::Acknowledge, &about(&context), "shown");
+                Ok(whole(Bytes::from_owner(encode_frame(&AcknowledgeResponse {}))))
+            }
+            Err(error) => {
+                let context = format!("{context}: {error}");
+                caller.audit(Action::Acknowledge, &about(&context), "refused");
+                Err(status::from_acknowledge(&error))
             }
         }
-        let context = format!("pod {} on node {}", request.pod_uid, request.node);
-        let about = About {
-            secret: Some(&key),
-            revision: Some(vsecm_safe_api::position::Revision(revision)),
-            context: &context,
-        };
-        caller.audit(Action::Acknowledge, &about, "shown");
-        Ok(whole(Bytes::from_owner(encode_frame(&AcknowledgeResponse {}))))
     }
+}
+
+/// What an acknowledgement is about.
+type Cited = (Shown, Option<Token>, Option<Token>);
+
+fn cited(request: &AcknowledgeRequest) -> Result<Cited, Status> {
+    let position = request.position.as_ref().ok_or(WireError::Missing("position"));
+    let shown = position.and_then(Shown::try_from).map_err(|e| status::from_wire(&e))?;
+    claimed("node", &request.node).map_err(|e| status::from_report(&e))?;
+    let token = |what: &str, text: &str| match text {
+        "" => Ok(None),
+        text => {
+            let token = text.parse::<Token>();
+            token.map(Some).map_err(|e| Status::invalid_argument(format!("{what}: {e}")))
+        }
+    };
+    Ok((shown, token("watch", &request.watch)?, token("origin", &request.origin)?))
+}
+
+fn answered(body: Body) -> http::Response<Body> {
+    let mut response = http::Response::new(body);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, CONTENT_TYPE);
+    response
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
@@ -123,19 +168,11 @@ impl Service<http::Request<Body>> for SecretsService {
 
     fn call(&mut self, request: http::Request<Body>) -> Answer {
         let service = self.clone();
-        Box::pin(async move {
-            Ok(match service.answer(request).await {
-                Err(status) => status.into_http(),
-                Ok(body) => {
-                    let mut response = http::Response::new(body);
-                    response.headers_mut().insert(http::header::CONTENT_TYPE, CONTENT_TYPE);
-                    response
-                }
-            })
-        })
+        Box::pin(async move { Ok(service.answer(request).await.unwrap_or_else(Status::into_http)) })
     }
 }
 
+const WATCH: http::HeaderName = http::HeaderName::from_static(metadata::WATCH);
 const CONTENT_TYPE: http::HeaderValue = http::HeaderValue::from_static("application/grpc");
 
 /// The only message of a request: no compression, one frame.

@@ -7,13 +7,16 @@ use prost::bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::{sync::watch, time::sleep};
 use tonic::Status;
-use vsecm_safe_api::{name::SecretKey, position::Position};
+use vsecm_safe_api::{
+    name::SecretKey,
+    position::{Position, Shown},
+};
 
 use super::{
     About, Caller, Services,
     secrets::{Part, Parts, SLICE, data, trailers},
 };
-use crate::{feed::Published, policy::Action};
+use crate::{deliveries::Open, feed::Published, policy::Action};
 
 /// Longest sleep before the wall clock is read again: it may be set while we sleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -21,12 +24,16 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 pub(super) struct Watching {
     services: Arc<Services>,
     caller: Caller,
+    /// What was sent may be acknowledged; none once it has ended.
+    open: Option<Open>,
     key: SecretKey,
     /// What the caller has, from an earlier watch.
     have: Option<Position>,
     states: watch::Receiver<Arc<Published>>,
     /// The rest of the frame that is being sent.
     rest: Bytes,
+    /// What that is.
+    sending: Option<Shown>,
     is_over: bool,
 }
 
@@ -34,13 +41,24 @@ impl Watching {
     pub(super) fn new(
         services: Arc<Services>,
         caller: Caller,
+        open: Open,
         key: SecretKey,
         have: Option<Position>,
     ) -> Self {
         let mut states = services.feed.watch(&key);
         // the first state is news
         states.mark_changed();
-        Self { services, caller, key, have, states, rest: Bytes::new(), is_over: false }
+        Self {
+            services,
+            caller,
+            open: Some(open),
+            key,
+            have,
+            states,
+            rest: Bytes::new(),
+            sending: None,
+            is_over: false,
+        }
     }
 
     pub(super) fn parts(self) -> impl Parts {
@@ -58,6 +76,7 @@ impl Watching {
             Ok(slice) => data(slice),
             Err(status) => {
                 self.is_over = true;
+                self.open = None;
                 self.rest = Bytes::new();
                 self.audit(None, status.message());
                 trailers(&status)
@@ -76,13 +95,28 @@ impl Watching {
             }
             let has_it = self.have.is_some() && self.have.as_ref() == state.position();
             self.have = None;
-            if !has_it {
+            if has_it {
+                self.sent(state.shown());
+            } else {
                 self.audit(Some(&state), state.outcome());
                 self.rest = state.frame();
+                self.sending = Some(state.shown());
             }
         }
         self.caller.check_expiry()?;
-        Ok(self.rest.split_to(self.rest.len().min(SLICE)))
+        let slice = self.rest.split_to(self.rest.len().min(SLICE));
+        if self.rest.is_empty()
+            && let Some(shown) = self.sending.take()
+        {
+            self.sent(shown);
+        }
+        Ok(slice)
+    }
+
+    fn sent(&self, shown: Shown) {
+        if let Some(open) = &self.open {
+            open.sent(shown);
+        }
     }
 
     /// The newest state, once there is one that was not sent.
@@ -125,7 +159,7 @@ impl Drop for Watching {
 }
 
 /// Returns at a moment of the wall clock, or somewhat before it.
-async fn until(moment: OffsetDateTime) {
+pub(super) async fn until(moment: OffsetDateTime) {
     let left = moment - OffsetDateTime::now_utc();
     let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
     sleep(left.min(LONGEST_SLEEP)).await;

@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use vsecm_safe_api::role::{
-    DEFAULT_NAME_PATTERN, DEFAULT_SAFE_PATTERN, DEFAULT_SENTINEL_PATTERN, DEFAULT_WORKLOAD_PATTERN,
-    IdPattern, NamePattern, Role, RolePatterns, SAFE_PATTERN, SENTINEL_PATTERN, WORKLOAD_PATTERN,
+    DEFAULT_NAME_PATTERN, DEFAULT_NODE_AGENT_PATTERN, DEFAULT_SAFE_PATTERN,
+    DEFAULT_SENTINEL_PATTERN, DEFAULT_WORKLOAD_PATTERN, IdPattern, NODE_AGENT_PATTERN, NamePattern,
+    Role, RolePatterns, SAFE_PATTERN, SENTINEL_PATTERN, WORKLOAD_PATTERN,
 };
 
 const DOMAIN: &str = "vsecm.com";
@@ -19,6 +20,7 @@ static PATTERNS: LazyLock<RolePatterns> = LazyLock::new(|| {
     RolePatterns {
         safe: id(SAFE_PATTERN, DEFAULT_SAFE_PATTERN),
         sentinel: id(SENTINEL_PATTERN, DEFAULT_SENTINEL_PATTERN),
+        node_agent: id(NODE_AGENT_PATTERN, DEFAULT_NODE_AGENT_PATTERN),
         workload: id(WORKLOAD_PATTERN, DEFAULT_WORKLOAD_PATTERN),
         name: NamePattern::parse(DEFAULT_NAME_PATTERN, DOMAIN).expect("a default"),
     }
@@ -43,7 +45,7 @@ fn by_default_patterns(id: &str) {
             };
             assert_eq!((key.name.as_str(), key.namespace.as_str()), (*name, *namespace));
         }
-        Role::Safe | Role::Sentinel => assert!(id.starts_with(START), "{id}"),
+        Role::Safe | Role::Sentinel | Role::NodeAgent => assert!(id.starts_with(START), "{id}"),
         Role::Stranger => {}
     }
 }

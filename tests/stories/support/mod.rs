@@ -2,6 +2,7 @@
 
 pub(crate) mod atomic_writer;
 pub(crate) mod attacker;
+pub(crate) mod delivered;
 pub(crate) mod hostile;
 pub(crate) mod impostor;
 pub(crate) mod mapping;

@@ -10,7 +10,7 @@ use vsecm_safe_api::{
 };
 use vsecm_tests::{Playground, authority::ca::Lifetime};
 
-use super::attacker;
+use super::{attacker, delivered::Known};
 
 /// Sentinel's SPIFFE ID in every playground.
 pub(crate) const SENTINEL: &str =
@@ -70,6 +70,20 @@ impl Operator {
         };
         let answer = self.client.clone().put(self.request(message)).await?;
         Ok(answer.into_inner().revision)
+    }
+}
+
+impl Operator {
+    /// Who has what, and who waits.
+    pub(crate) async fn deliveries(&self) -> Result<Known, Status> {
+        let request = self.request(proto::ListDeliveriesRequest { key: None });
+        let mut parts = self.client.clone().list_deliveries(request).await?.into_inner();
+        let mut known = Known::default();
+        while let Some(part) = parts.message().await? {
+            known.deliveries.extend(part.deliveries);
+            known.waiting.extend(part.waiting);
+        }
+        Ok(known)
     }
 }
 

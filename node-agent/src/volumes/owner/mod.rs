@@ -16,6 +16,7 @@ use vsecm_node_agent_api::{
     frame::{Bind, Serving as IsServing},
     volume::{Audit as Auditing, Gate as Gating, VersionDir, VolumeRecord},
 };
+use vsecm_safe_api::name::SecretKey;
 
 use super::{
     Means,
@@ -74,6 +75,14 @@ pub(super) struct Status {
     pub(super) identity: Held,
     /// Why it is not fresh.
     pub(super) conditions: Vec<Reason>,
+    /// Whose secret the pod gets, once that is known.
+    pub(super) secret: Option<SecretKey>,
+    /// Whether readers see what Safe said.
+    pub(super) shows: bool,
+    /// What a pod that runs without its secret lacks.
+    pub(super) lacks: Option<Reason>,
+    /// When it was asked for first.
+    pub(super) since: SystemTime,
     pub(super) bytes: u64,
     pub(super) files: u64,
 }
@@ -103,6 +112,10 @@ impl Default for Status {
             serving: IsServing::No,
             identity: Held::None,
             conditions: Vec::new(),
+            secret: None,
+            shows: false,
+            lacks: None,
+            since: SystemTime::now(),
             bytes: 0,
             files: 0,
         }
@@ -155,6 +168,7 @@ pub(super) struct Owner {
     standing: Standing,
     /// When it was asked for first.
     asked: Instant,
+    since: SystemTime,
     /// Whether the pod has seen content: what it has is not taken from it for a second identity.
     has_begun: bool,
     member: Option<Member>,
@@ -200,6 +214,7 @@ impl Owner {
             news_of_identity: means.identities.follow(&record.pod, past),
             standing: Standing::default(),
             asked: Instant::now(),
+            since: SystemTime::now(),
             has_begun: past == Past::Issued,
             record,
             observers,
@@ -347,6 +362,16 @@ impl Owner {
         let standing = &self.standing;
         let feed = self.feed();
         let tree = self.shown.as_ref().and_then(Shown::tree);
+        let shows = tree.as_ref().is_some_and(|tree| matches!(tree.source(), Source::Said(_)));
+        let key = self.member.as_ref().map(|member| member.watch.key());
+        let lacks = (self.shown.is_some() && !shows).then(|| {
+            reason::waiting(
+                &self.record.pod,
+                standing,
+                key.zip(feed.as_ref()),
+                &self.means.sentinel,
+            )
+        });
         let status = Status {
             gate: self.gate(standing, feed.as_ref()),
             has_content: self.desired().is_some(),
@@ -365,10 +390,15 @@ impl Owner {
                 feed.as_ref(),
                 self.swap_trouble.as_deref(),
             ),
+            secret: key.map(|key| key.secret.clone()),
+            shows,
+            lacks,
+            since: self.since,
             bytes: tree.as_ref().map_or(0, |tree| tree.size() as u64),
             files: tree.as_ref().map_or(0, |tree| tree.files().len() as u64),
         };
         self.status.send_replace(status);
+        self.means.reports.changed();
     }
 
     async fn obey(&mut self, command: Command) -> Next {
@@ -392,6 +422,7 @@ impl Owner {
     }
 
     async fn forget(&mut self) {
+        self.means.reports.gone(&self.record.volume);
         if let Some(former) = self.former.take() {
             let volume = &self.record.volume;
             self.means.watches.leave(volume, &former.member.watch).await;

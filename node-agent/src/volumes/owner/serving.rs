@@ -74,6 +74,7 @@ impl Owner {
         };
         let tree = shown.tree();
         let Some(Source::Said(snapshot)) = tree.as_ref().map(|tree| tree.source()) else {
+            self.means.reports.gone(&self.record.volume);
             return;
         };
         self.has_begun = true;
@@ -83,10 +84,7 @@ impl Owner {
         // first: what it does not show any more is forgotten otherwise
         member.watch.holds(&self.record.volume, shown.undecided()).await;
         member.watch.shows(&self.record.volume, snapshot).await;
-        if let Some(position) = snapshot.position() {
-            let uid = self.record.pod.uid.as_str();
-            member.watch.acknowledge(position, uid);
-        }
+        self.means.reports.shows(&self.record, &member.watch, snapshot.shown());
     }
 
     pub(super) async fn swap_if_needed(&mut self) {
@@ -137,6 +135,7 @@ impl Owner {
         self.shown = None;
         self.errand = None;
         self.retire_due = None;
+        self.means.reports.gone(&self.record.volume);
         match how {
             End::Closed => {
                 info!(volume = %self.record.volume, "the kernel closed the volume's connection");

@@ -46,7 +46,7 @@ fn deleted(revision: u64) -> Snapshot {
         revision: Revision(revision),
     };
     let key = said(1, "{}").key().clone();
-    Snapshot::new(key, content, std::time::SystemTime::now(), revision).unwrap()
+    Snapshot::new(key, content, SystemTime::now(), revision).unwrap()
 }
 
 fn missing() -> Driver {

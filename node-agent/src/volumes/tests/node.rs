@@ -29,6 +29,7 @@ use crate::{
     keeper::Keeper,
     kubernetes::driver::Driver,
     metrics,
+    report::Reports,
     session::fixture::Mount,
     snapshot::Snapshot,
     volumes::{Means, Volumes, owner::Status},
@@ -106,11 +107,12 @@ impl Node {
         let duty = Arc::new(Duty::default());
         let (sender, fatal) = mpsc::channel(1);
         let (_never, tls) = watch::channel(None);
+        let reports = Arc::new(Reports::default());
         let watches = Watches::new(watches::Means {
             address: "https://127.0.0.1:1/".parse().unwrap(),
             tls,
             keeper: keeper.clone(),
-            node: "node-1".into(),
+            due: reports.due(),
         });
         let driver = watch::Sender::new(Driver::Good);
         let volumes = Volumes::new(Means {
@@ -118,6 +120,7 @@ impl Node {
             watches,
             keeper,
             duty: Arc::clone(&duty),
+            reports,
             driver: driver.subscribe(),
             sentinel: "vsecm-system".parse().unwrap(),
             audit: Audit::start("node-1", audit::Log).unwrap(),

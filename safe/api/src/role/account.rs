@@ -23,6 +23,24 @@ pub(super) fn is_fixed(text: &str, trust_domain: &str) -> bool {
     has_account(&parts)
 }
 
+/// Whether the pattern takes one SPIFFE ID and no other.
+pub(super) fn is_one_id(text: &str, trust_domain: &str) -> bool {
+    let Some(path) = text.strip_prefix(&regex_start(trust_domain)) else {
+        // a prefix takes all that begins with it
+        return false;
+    };
+    let is_one = |path: &Hir| match parts(path).split_last() {
+        Some((end, path)) => {
+            let is_literal = |part: &&Hir| matches!(part.kind(), HirKind::Literal(_));
+            matches!(end.kind(), HirKind::Look(Look::End))
+                && !path.is_empty()
+                && path.iter().all(is_literal)
+        }
+        None => false,
+    };
+    regex_syntax::parse(path).is_ok_and(|path| is_one(&path))
+}
+
 /// One whole segment of the path, as far as the pattern knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Segment {
@@ -103,7 +121,7 @@ fn may_hold_slash(hir: &Hir) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::role::{DEFAULT_SAFE_PATTERN, DEFAULT_SENTINEL_PATTERN};
+    use crate::role::{DEFAULT_NODE_AGENT_PATTERN, DEFAULT_SAFE_PATTERN, DEFAULT_SENTINEL_PATTERN};
 
     #[test]
     fn a_pattern_that_names_one_account_is_fixed() {
@@ -145,6 +163,27 @@ mod tests {
             "^spiffe://vsecm.com/ns/a?/sa/b/",
         ] {
             assert!(!is_fixed(text, "vsecm.com"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_of_one_id_has_no_wildcard_and_an_end() {
+        for text in [DEFAULT_NODE_AGENT_PATTERN, "^spiffe://vsecm.com/nodes/(agent)$"] {
+            assert!(is_one_id(text, "vsecm.com"), "{text}");
+        }
+        for text in [
+            "",
+            "spiffe://vsecm.com/vsecm-node-agent",
+            "^spiffe://vsecm.com/$",
+            "^spiffe://vsecm.com/vsecm-node-agent",
+            "^spiffe://vsecm.com/vsecm.node-agent$",
+            "^spiffe://vsecm.com/(a|b)$",
+            "^spiffe://vsecm.com/(?i)vsecm-node-agent$",
+            "^spiffe://vsecm.com/vsecm-node-agent$|.*",
+            "^spiffe://vsecm.com/vsecm-node-agent-?$",
+            "^spiffe://other.org/vsecm-node-agent$",
+        ] {
+            assert!(!is_one_id(text, "vsecm.com"), "{text}");
         }
     }
 }

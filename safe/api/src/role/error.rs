@@ -50,4 +50,15 @@ pub enum PatternError {
         /// The configured trust domain.
         trust_domain: String,
     },
+    /// Others could have the role.
+    #[error(
+        "{variable} must be one SPIFFE ID, as in ^spiffe://{trust_domain}/vsecm-node-agent$ , or fix \
+         namespace and service account: else others could have this role"
+    )]
+    One {
+        /// The variable.
+        variable: &'static str,
+        /// The configured trust domain.
+        trust_domain: String,
+    },
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use regex::Regex;
 
 pub use self::error::PatternError;
-use crate::name::{Namespace, SecretKey, SecretName};
+use crate::name::{Namespace, PodName, SecretKey, SecretName};
 
 /// The variable of the trust domain.
 pub const TRUST_DOMAIN: &str = "SPIFFE_TRUST_DOMAIN";
@@ -19,6 +19,8 @@ pub const TRUST_DOMAIN: &str = "SPIFFE_TRUST_DOMAIN";
 pub const SAFE_PATTERN: &str = "VSECM_SPIFFEID_PREFIX_SAFE";
 /// The variable of sentinel's pattern.
 pub const SENTINEL_PATTERN: &str = "VSECM_SPIFFEID_PREFIX_SENTINEL";
+/// The variable of node-agent's pattern.
+pub const NODE_AGENT_PATTERN: &str = "VSECM_SPIFFEID_PREFIX_NODE_AGENT";
 /// The variable of the workloads' pattern.
 pub const WORKLOAD_PATTERN: &str = "VSECM_SPIFFEID_PREFIX_WORKLOAD";
 /// The variable of the pattern that yields a workload's name and namespace.
@@ -32,6 +34,8 @@ pub const DEFAULT_SAFE_PATTERN: &str =
 /// The default of [`SENTINEL_PATTERN`].
 pub const DEFAULT_SENTINEL_PATTERN: &str =
     "^spiffe://vsecm.com/workload/vsecm-sentinel/ns/vsecm-system/sa/vsecm-sentinel/n/[^/]+$";
+/// The default of [`NODE_AGENT_PATTERN`]: the same on every node, as SPIRE's delegates are.
+pub const DEFAULT_NODE_AGENT_PATTERN: &str = "^spiffe://vsecm.com/vsecm-node-agent$";
 /// The default of [`WORKLOAD_PATTERN`].
 pub const DEFAULT_WORKLOAD_PATTERN: &str =
     "^spiffe://vsecm.com/workload/[^/]+/ns/[^/]+/sa/[^/]+/n/[^/]+$";
@@ -83,6 +87,22 @@ impl IdPattern {
         Err(PatternError::Account { variable, trust_domain: trust_domain.to_owned() })
     }
 
+    /// Reads a pattern of one SPIFFE ID, or of one service account, as node-agent's must be.
+    ///
+    /// # Errors
+    /// [`PatternError::Syntax`], [`PatternError::One`].
+    pub fn parse_of_one(
+        variable: &'static str,
+        text: &str,
+        trust_domain: &str,
+    ) -> Result<Self, PatternError> {
+        let pattern = Self::parse(variable, text, trust_domain)?;
+        if account::is_one_id(text, trust_domain) || account::is_fixed(text, trust_domain) {
+            return Ok(pattern);
+        }
+        Err(PatternError::One { variable, trust_domain: trust_domain.to_owned() })
+    }
+
     /// Whether the ID has the role.
     pub fn matches(&self, id: &str) -> bool {
         match &self.0 {
@@ -106,12 +126,13 @@ fn compile(variable: &'static str, text: &str) -> Result<Regex, PatternError> {
     Regex::new(text).map_err(|e| PatternError::Syntax { variable, source: Box::new(e) })
 }
 
-/// Yields the key (namespace, name) that stands in a workload's SPIFFE ID.
+/// Yields the key (namespace, name) and the pod that stand in a workload's SPIFFE ID.
 #[derive(Clone, Debug)]
 pub struct NamePattern {
     start: String,
     regex: Regex,
     name_group: usize,
+    pod: Option<Regex>,
 }
 
 impl NamePattern {
@@ -129,11 +150,21 @@ impl NamePattern {
         }
         // the operator's text first, so that an error in it is shown as it was written
         let written = compile(variable, text)?;
-        let has_group = written.capture_names().flatten().any(|n| n == "namespace");
-        let regex = if has_group {
+        let has_group = |group| written.capture_names().flatten().any(|name| name == group);
+        // a regex of its own, which decides nothing: an operator may leave open where the pod stands
+        let pod = if has_group(POD) {
+            Some(written.clone())
+        } else {
+            with_group(text, "/n/", POD).ok().and_then(|text| Regex::new(&text).ok())
+        };
+        let regex = if has_group(NAMESPACE) {
             written
         } else {
-            compile(variable, &with_namespace_group(variable, text)?)?
+            let grouped = with_group(text, "/ns/", NAMESPACE);
+            compile(
+                variable,
+                &grouped.map_err(|found| PatternError::Namespace { variable, found })?,
+            )?
         };
         let name_group = regex
             .capture_names()
@@ -142,7 +173,7 @@ impl NamePattern {
             .find_map(|(group, name)| name.is_none().then_some(group))
             .ok_or(PatternError::Name { variable })?;
         let start = id_start(trust_domain);
-        Ok(Self { start, regex, name_group })
+        Ok(Self { start, regex, name_group, pod })
     }
 
     /// The key, or `None` if the ID does not fit, or if name or namespace is not a whole segment
@@ -153,12 +184,24 @@ impl NamePattern {
             return None;
         }
         let name = segment(id, captures.get(self.name_group)?.range())?;
-        let namespace = segment(id, captures.name("namespace")?.range())?;
+        let namespace = segment(id, captures.name(NAMESPACE)?.range())?;
         let name: SecretName = name.parse().ok()?;
         let namespace: Namespace = namespace.parse().ok()?;
         Some(SecretKey { namespace, name })
     }
+
+    /// The pod, or `None` if the ID does not fit or the pattern does not say where it stands: in a
+    /// group `(?P<pod>[^/]+)`, or after the single `/n/`.
+    pub fn pod(&self, id: &str) -> Option<PodName> {
+        self.key(id)?;
+        segment(id, self.pod.as_ref()?.captures(id)?.name(POD)?.range())?.parse().ok()
+    }
 }
+
+/// The group of the namespace.
+const NAMESPACE: &str = "namespace";
+/// The group of the pod.
+const POD: &str = "pod";
 
 fn segment(id: &str, range: std::ops::Range<usize>) -> Option<&str> {
     let before = id.get(..range.start)?;
@@ -168,18 +211,18 @@ fn segment(id: &str, range: std::ops::Range<usize>) -> Option<&str> {
     (is_whole && !text.contains('/')).then_some(text)
 }
 
-/// Puts the segment after the single `/ns/` of the pattern into a group of its own.
-fn with_namespace_group(variable: &'static str, text: &str) -> Result<String, PatternError> {
-    const MARK: &str = "/ns/";
+/// Puts the segment after the single `mark` of the pattern into a group of its own; how many marks
+/// were found if that is not clear.
+fn with_group(text: &str, mark: &str, group: &str) -> Result<String, usize> {
     // overlapping ones count too: in "/ns/ns/x" it is not clear which is meant
     let starts: BTreeSet<usize> = text
         .char_indices()
-        .filter_map(|(at, _)| text.get(at..)?.starts_with(MARK).then_some(at))
+        .filter_map(|(at, _)| text.get(at..)?.starts_with(mark).then_some(at))
         .collect();
     let (1, Some(start)) = (starts.len(), starts.first()) else {
-        return Err(PatternError::Namespace { variable, found: starts.len() });
+        return Err(starts.len());
     };
-    let (head, tail) = text.split_at(start + MARK.len());
+    let (head, tail) = text.split_at(start + mark.len());
     let mut in_class = false;
     let mut is_escaped = false;
     let end = tail.char_indices().find_map(|(at, c)| {
@@ -193,11 +236,11 @@ fn with_namespace_group(variable: &'static str, text: &str) -> Result<String, Pa
         }
         stop.then_some(at)
     });
-    let (namespace, rest) = tail.split_at(end.unwrap_or(tail.len()));
-    if namespace.is_empty() {
-        return Err(PatternError::Namespace { variable, found: 0 });
+    let (segment, rest) = tail.split_at(end.unwrap_or(tail.len()));
+    if segment.is_empty() {
+        return Err(0);
     }
-    Ok(format!("{head}(?P<namespace>{namespace}){rest}"))
+    Ok(format!("{head}(?P<{group}>{segment}){rest}"))
 }
 
 /// What a caller is.
@@ -207,6 +250,8 @@ pub enum Role {
     Safe,
     /// The operator's hand; its rights need a second proof.
     Sentinel,
+    /// The agent of some node, which reports and reads nothing.
+    NodeAgent,
     /// A workload, with the key of its secret.
     Workload(SecretKey),
     /// Anyone else with an SVID of the trust domain.
@@ -220,6 +265,8 @@ pub struct RolePatterns {
     pub safe: IdPattern,
     /// [`SENTINEL_PATTERN`].
     pub sentinel: IdPattern,
+    /// [`NODE_AGENT_PATTERN`].
+    pub node_agent: IdPattern,
     /// [`WORKLOAD_PATTERN`].
     pub workload: IdPattern,
     /// [`NAME_PATTERN`].
@@ -227,13 +274,15 @@ pub struct RolePatterns {
 }
 
 impl RolePatterns {
-    /// The one role of a SPIFFE ID. Safe and sentinel are no workloads, even where the workloads'
-    /// pattern covers them.
+    /// The one role of a SPIFFE ID. Safe, sentinel and node-agent are no workloads, even where the
+    /// workloads' pattern covers them.
     pub fn role(&self, id: &str) -> Role {
         if self.safe.matches(id) {
             Role::Safe
         } else if self.sentinel.matches(id) {
             Role::Sentinel
+        } else if self.node_agent.matches(id) {
+            Role::NodeAgent
         } else if self.workload.matches(id) {
             self.name.key(id).map_or(Role::Stranger, Role::Workload)
         } else {
@@ -253,6 +302,7 @@ mod tests {
         RolePatterns {
             safe: id(SAFE_PATTERN, DEFAULT_SAFE_PATTERN),
             sentinel: id(SENTINEL_PATTERN, DEFAULT_SENTINEL_PATTERN),
+            node_agent: id(NODE_AGENT_PATTERN, DEFAULT_NODE_AGENT_PATTERN),
             workload: id(WORKLOAD_PATTERN, DEFAULT_WORKLOAD_PATTERN),
             name: NamePattern::parse(DEFAULT_NAME_PATTERN, "vsecm.com").unwrap(),
         }
@@ -270,9 +320,10 @@ mod tests {
             role("workload/vsecm-sentinel/ns/vsecm-system/sa/vsecm-sentinel/n/p"),
             Role::Sentinel
         );
+        assert_eq!(role("vsecm-node-agent"), Role::NodeAgent);
         assert_eq!(role("workload/db/ns/shop/sa/db/n/db-0"), Role::Workload(key("shop", "db")));
         for stranger in
-            ["vsecm-node-agent", "workload/db/ns/shop", "workload/db/ns/shop/sa/a/n/b/c"]
+            ["vsecm-node-agent-2", "workload/db/ns/shop", "workload/db/ns/shop/sa/a/n/b/c"]
         {
             assert_eq!(role(stranger), Role::Stranger, "{stranger}");
         }
@@ -307,6 +358,27 @@ mod tests {
         let text = "^spiffe://vsecm.com/(?P<namespace>[^/]+)/([^/]+)$";
         let pattern = NamePattern::parse(text, "vsecm.com").unwrap();
         assert_eq!(pattern.key("spiffe://vsecm.com/shop/db"), Some(key("shop", "db")));
+    }
+
+    #[test]
+    fn the_pod_is_the_segment_after_n_or_a_named_group() {
+        let pod = |text: &str, id: &str| {
+            let pattern = NamePattern::parse(text, "vsecm.com").unwrap();
+            pattern.pod(&format!("spiffe://vsecm.com/{id}")).map(|pod| pod.to_string())
+        };
+        let found = pod(DEFAULT_NAME_PATTERN, "workload/db/ns/shop/sa/db/n/db-0");
+        assert_eq!(found.as_deref(), Some("db-0"));
+        let named = "^spiffe://vsecm.com/(?P<pod>[^/]+)/ns/[^/]+/([^/]+)$";
+        assert_eq!(pod(named, "db-0/ns/shop/db").as_deref(), Some("db-0"));
+        for (text, id) in [
+            (DEFAULT_NAME_PATTERN, "workload/db/ns/shop/sa/db/n/_x"),
+            ("^spiffe://vsecm.com/ns/[^/]+/([^/]+)$", "ns/shop/db"),
+            ("^spiffe://vsecm.com/n/[^/]+/n/[^/]+/ns/[^/]+/([^/]+)$", "n/a/n/b/ns/shop/db"),
+        ] {
+            assert_eq!(pod(text, id), None, "{text}");
+            let id = format!("spiffe://vsecm.com/{id}");
+            assert!(NamePattern::parse(text, "vsecm.com").unwrap().key(&id).is_some());
+        }
     }
 
     #[test]
@@ -351,6 +423,7 @@ mod tests {
             let id = format!("spiffe://vsecm.com/workload/{name}/ns/{namespace}/sa/{account}/n/{pod}");
             let found = patterns().name.key(&id);
             prop_assert_eq!(found, SecretKey::parse(&namespace, &name).ok());
+            prop_assert_eq!(patterns().name.pod(&id), pod.parse().ok());
         }
 
         #[test]
