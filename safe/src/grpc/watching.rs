@@ -46,6 +46,11 @@ impl Watching {
         have: Option<Position>,
     ) -> Self {
         let mut states = services.feed.watch(&key);
+        // what the caller has counts as sent, once it was found to be the present state
+        let now = states.borrow().clone();
+        if have.is_some() && have.as_ref() == now.position() {
+            open.sent(now.shown());
+        }
         // the first state is news
         states.mark_changed();
         Self {
@@ -95,9 +100,7 @@ impl Watching {
             }
             let has_it = self.have.is_some() && self.have.as_ref() == state.position();
             self.have = None;
-            if has_it {
-                self.sent(state.shown());
-            } else {
+            if !has_it {
                 self.audit(Some(&state), state.outcome());
                 self.rest = state.frame();
                 self.sending = Some(state.shown());
