@@ -56,6 +56,16 @@ impl Admin for &'static FakeSafe {
     ) -> Result<Response<proto::ListResponse>, Status> {
         future::pending().await
     }
+
+    type ListDeliveriesStream =
+        tokio_stream::Pending<Result<proto::ListDeliveriesResponse, Status>>;
+
+    async fn list_deliveries(
+        &self,
+        _request: Request<proto::ListDeliveriesRequest>,
+    ) -> Result<Response<Self::ListDeliveriesStream>, Status> {
+        future::pending().await
+    }
 }
 
 fn session_with(address: SocketAddr) -> Session {
