@@ -56,6 +56,8 @@ step "programs of the cluster"
 if [ -n "${E2E_KUBECONFIG:-}" ]; then tests/cluster/build kubectl helm registry crane spire-server spire-agent spire-controller-manager test-images
 else tests/cluster/build; fi
 export PATH=$BIN:$PATH
+step "csi-sanity"
+[ -n "${E2E_KUBECONFIG:-}" ] || .ci/sanity.sh
 step "images"
 PROFILE=$PROFILE TAG=e2e .ci/images.sh
 step "the images in a registry"

@@ -1,6 +1,6 @@
 //! The wiring of `vsecm-csi`.
 
-use std::{fs, io, mem::ManuallyDrop, path::Path, sync::Arc, time::Duration};
+use std::{io, mem::ManuallyDrop, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use nix::sched::{CloneFlags, unshare};
@@ -15,8 +15,8 @@ use vsecm_node_agent_api::{
 use crate::{
     args::Args,
     duty,
-    health::{Health, State},
-    mount::Kubelet,
+    health::Health,
+    mount::{Kubelet, SELINUX},
     node::NodeService,
     operator::Operator,
     plugin::{IdentityService, RegistrationService},
@@ -24,7 +24,7 @@ use crate::{
         registration::registration_server::RegistrationServer,
         v1::{identity_server::IdentityServer, node_server::NodeServer},
     },
-    volumes::Volumes,
+    volumes::{Holds, Means, Volumes},
 };
 
 /// After SIGTERM every wait ends at once; what is half-done takes some bounded calls to peers.
@@ -42,7 +42,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (stop, health) = (CancellationToken::new(), Health::default());
     let _told = match &args.health_socket {
         Some(path) => {
-            let listener = listen_alone(path).with_context(|| path.display().to_string())?;
+            let (listener, _name) =
+                listen_alone(path).with_context(|| path.display().to_string())?;
             Some(AbortOnDropHandle::new(tokio::spawn(health.clone().tell(listener))))
         }
         None => None,
@@ -51,36 +52,45 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let agent =
         Door { name: "node-agent", socket: args.node_agent_socket, rule: args.node_agent_peer };
     let keeper = Door { name: "the keeper", socket: args.keeper_socket, rule: args.keeper_peer };
-    let volumes = Volumes::new((agent, keeper), kubelet, args.hold, stop.clone());
+    let volumes = Volumes::new(Means {
+        agent,
+        keeper,
+        kubelet,
+        label: args.selinux_context.where_needed(SELINUX.as_ref()),
+        holds: Holds { first: args.first_hold.min(args.hold), later: args.hold },
+        stop: stop.clone(),
+    });
     let serving = async {
         if let (Some(lock), Some(pod)) = (&args.lock, &args.pod_uid) {
             let turn = stop.run_until_cancelled(stand_by(lock, pod, &health)).await;
             // not given up by us, not even at the end: the kernel does that when no thread is left
             let Some(_turn) = turn.transpose()?.map(ManuallyDrop::new) else { return Ok(()) };
         }
-        health.is(State::Starting);
-        if stop.run_until_cancelled(volumes.recover()).await.is_none() {
-            return Ok(());
-        }
-        let _settled = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&volumes).stay_settled()));
-        let _on_duty = AbortOnDropHandle::new(tokio::spawn(duty::run(Arc::clone(&volumes))));
+        health.starts();
         let (kubelet, node) = (args.kubelet_dir, args.node_name);
         let operator = Operator { defaults: args.volume_defaults, enforced: args.volume_enforced };
         let node = NodeService { volumes: Arc::clone(&volumes), kubelet, node, operator };
+        let identity = IdentityService { recovered: volumes.recovered.clone() };
         let csi = Server::builder()
-            .add_service(IdentityServer::new(IdentityService))
+            .add_service(IdentityServer::new(identity))
             .add_service(NodeServer::new(node));
         let endpoint = args.kubelet_endpoint.unwrap_or_else(|| args.endpoint.clone());
         let registration = RegistrationService { endpoint, health: health.clone() };
         let registration = RegistrationServer::new(registration);
         let registration = Server::builder().add_service(registration);
-        // registration last: the kubelet calls the CSI socket the moment it sees the other
+        // before the volumes are there, which takes as long as the keeper is away: the kubelet gives
+        // a dead socket up, and tries it again after minutes only. Registration last: the kubelet
+        // calls the CSI socket the moment it sees the other
         let csi = serve(csi, Some(&args.endpoint), &stop)?;
-        health.is(match args.registration_socket {
-            Some(_) => State::NotRegistered("the kubelet has not come yet".to_owned()),
-            None => State::Serving,
-        });
+        if args.registration_socket.is_none() {
+            health.registration(Ok(()));
+        }
         let registration = serve(registration, args.registration_socket.as_deref(), &stop)?;
+        let _working = AbortOnDropHandle::new(tokio::spawn(work(
+            Arc::clone(&volumes),
+            health.clone(),
+            args.collect,
+        )));
         tokio::try_join!(csi, registration)?;
         volumes.tasks.close();
         volumes.tasks.wait().await;
@@ -97,13 +107,24 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
+/// All that is done beside what the kubelet asks for; for ever.
+async fn work(volumes: Arc<Volumes>, health: Health, collect: Duration) {
+    volumes.recover().await;
+    health.is_up();
+    tokio::join!(
+        Arc::clone(&volumes).stay_settled(),
+        Arc::clone(&volumes).collect(collect),
+        duty::run(Arc::clone(&volumes)),
+    );
+}
+
 /// Waits until this pod has the turn to serve the node.
 async fn stand_by(lock: &Path, pod: &PodUid, health: &Health) -> anyhow::Result<Turn> {
     let at = || lock.display().to_string();
     if let Some(turn) = Turn::look(lock, pod).with_context(at)? {
         return Ok(turn);
     }
-    health.is(State::StandingBy);
+    health.stands_by();
     Turn::wait(lock, pod).await.with_context(at)
 }
 
@@ -117,10 +138,10 @@ pub(crate) fn serve<'a>(
     let listener = path.map(|path| listen_alone(path).with_context(|| path.display().to_string()));
     let listener = listener.transpose()?;
     Ok(async move {
-        if let (Some(listener), Some(path)) = (listener, path) {
+        if let Some((listener, name)) = listener {
             let incoming = UnixListenerStream::new(listener);
             router.serve_with_incoming_shutdown(incoming, stop.cancelled()).await?;
-            fs::remove_file(path)?;
+            name.give_up()?;
         }
         Ok(())
     })
@@ -128,6 +149,8 @@ pub(crate) fn serve<'a>(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -5,7 +5,10 @@ use std::{num::ParseIntError, path::PathBuf, time::Duration};
 use clap::ArgAction::Set;
 use vsecm_node_agent_api::{peer::PeerRule, volume::PodUid};
 
-use crate::operator::Rules;
+use crate::{
+    mount::{DEFAULT_LABEL, Labelling},
+    operator::Rules,
+};
 
 /// CSI node plugin of the secret manager.
 #[derive(Debug, clap::Parser)]
@@ -38,10 +41,22 @@ pub struct Args {
     /// Who the keeper is: uid:NUMBER or exe:NAME
     #[arg(long, env = "VSECM_KEEPER_PEER")]
     pub keeper_peer: PeerRule,
+    /// Seconds that the first publish of a volume waits for its secret: then the pod's events say why
+    #[arg(long, env = "VSECM_CSI_FIRST_HOLD_SECONDS", default_value = "8", value_parser = seconds)]
+    pub first_hold: Duration,
     // below the 2 minutes that the kubelet gives an RPC
-    /// Seconds that a publish waits for its secret
+    /// Seconds that a later publish waits for its secret
     #[arg(long, env = "VSECM_CSI_HOLD_SECONDS", default_value = "110", value_parser = seconds)]
     pub hold: Duration,
+    /// Seconds between looks for volumes whose pod is gone
+    #[arg(
+        long, env = "VSECM_CSI_COLLECT_SECONDS", default_value = "60", hide = true,
+        value_parser = seconds
+    )]
+    pub collect: Duration,
+    /// SELinux context of all files, on nodes with SELinux; empty: none
+    #[arg(long, env = "VSECM_CSI_SELINUX_CONTEXT", default_value = DEFAULT_LABEL)]
+    pub selinux_context: Labelling,
     /// File of the node whose lock says which pod serves; without it this process serves at once
     #[arg(long, env = "VSECM_NODE_LOCK", requires = "pod_uid")]
     pub lock: Option<PathBuf>,

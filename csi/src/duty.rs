@@ -3,7 +3,7 @@
 use std::{
     mem,
     os::fd::{AsFd, BorrowedFd},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use vsecm_node_agent_api::{
 use crate::{
     mount::Kubelet,
     swap::{SwapError, publish, retire},
-    volumes::{Held, Trouble, Volumes},
+    volumes::{Held, Trouble, Volumes, each, lock},
 };
 
 /// Orders at work at most. node-agent has one per volume; the kubelet's default is 110 pods.
@@ -46,17 +46,22 @@ pub(crate) async fn run(volumes: Arc<Volumes>) {
 
 /// Has every volume served that this node-agent does not serve yet. One that cannot be served now
 /// (its content has to come from Safe first) is tried again; then there is nothing to do.
-async fn look_after(volumes: &Volumes) -> Result<(), ChannelError> {
-    let mut left = volumes.ids();
+async fn look_after(volumes: &Arc<Volumes>) -> Result<(), ChannelError> {
+    let left = Arc::new(Mutex::new(volumes.ids()));
     for pause in pauses() {
-        for volume in mem::take(&mut left) {
-            let Err(error) = volumes.revive(&volume).await else { continue };
-            tracing::warn!(%volume, error = chain(&error), "is not served");
-            if !matches!(error, Trouble::Dead) {
-                left.push(volume);
+        let now = mem::take(&mut *lock(&left));
+        each(now, |volume| {
+            let (volumes, left) = (Arc::clone(volumes), Arc::clone(&left));
+            async move {
+                let Err(error) = volumes.revive(&volume).await else { return };
+                tracing::warn!(%volume, error = chain(&error), "is not served");
+                if !matches!(error, Trouble::Dead) {
+                    lock(&left).push(volume);
+                }
             }
-        }
-        if left.is_empty() {
+        })
+        .await;
+        if lock(&left).is_empty() {
             break;
         }
         sleep(pause).await;

@@ -18,9 +18,9 @@ use vsecm_node_agent_api::client::FIRST_PAUSE;
 pub(crate) enum State {
     /// Another pod has the turn.
     StandingBy,
-    /// The volumes are taken over; no socket is there yet.
+    /// The volumes are being taken over.
     Starting,
-    /// The sockets are there; what the kubelet said.
+    /// What the kubelet said.
     NotRegistered(String),
     /// The kubelet knows the driver.
     Serving,
@@ -43,26 +43,73 @@ impl fmt::Display for State {
     }
 }
 
+/// What is known of this process.
+#[derive(Clone, Debug)]
+struct Facts {
+    phase: Phase,
+    /// What the kubelet said; an error is why it does not know the driver.
+    registration: Result<(), String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    StandingBy,
+    Starting,
+    Up,
+}
+
+impl Facts {
+    fn state(&self) -> State {
+        match (self.phase, &self.registration) {
+            (Phase::StandingBy, _) => State::StandingBy,
+            (Phase::Starting, _) => State::Starting,
+            (Phase::Up, Err(why)) => State::NotRegistered(why.clone()),
+            (Phase::Up, Ok(())) => State::Serving,
+        }
+    }
+}
+
 /// The state, for all who change or tell it.
 #[derive(Clone, Debug)]
-pub(crate) struct Health(watch::Sender<State>);
+pub(crate) struct Health(watch::Sender<Facts>);
 
 impl Default for Health {
     fn default() -> Self {
-        Self(watch::Sender::new(State::Starting))
+        let registration = Err("the kubelet has not come yet".to_owned());
+        Self(watch::Sender::new(Facts { phase: Phase::Starting, registration }))
     }
 }
 
 impl Health {
-    pub(crate) fn is(&self, state: State) {
-        self.0.send_if_modified(|now| {
-            let is_new = *now != state;
-            if is_new {
-                tracing::info!("{state}");
-                *now = state;
+    fn change(&self, change: impl FnOnce(&mut Facts)) {
+        self.0.send_modify(|facts| {
+            let before = facts.state();
+            change(facts);
+            let now = facts.state();
+            if now != before {
+                tracing::info!("{now}");
             }
-            is_new
         });
+    }
+
+    /// Another pod has the turn.
+    pub(crate) fn stands_by(&self) {
+        self.change(|facts| facts.phase = Phase::StandingBy);
+    }
+
+    /// The volumes are being taken over.
+    pub(crate) fn starts(&self) {
+        self.change(|facts| facts.phase = Phase::Starting);
+    }
+
+    /// The volumes are there.
+    pub(crate) fn is_up(&self) {
+        self.change(|facts| facts.phase = Phase::Up);
+    }
+
+    /// The kubelet knows the driver, or why not.
+    pub(crate) fn registration(&self, said: Result<(), String>) {
+        self.change(|facts| facts.registration = said);
     }
 
     /// Answers every connection with one line, for ever.
@@ -72,7 +119,7 @@ impl Health {
                 sleep(FIRST_PAUSE).await;
                 continue;
             };
-            let state = self.0.borrow().clone();
+            let state = self.0.borrow().state();
             let ready = if state.is_ready() { READY } else { "not ready" };
             // a line always has room in a fresh socket: nobody is waited for
             let _gone = stream.write_all(format!("{ready}: {state}\n").as_bytes()).await.is_err();
@@ -133,14 +180,19 @@ mod tests {
     async fn a_probe_hears_the_state_and_whether_it_is_ready() {
         let dir = tempfile::tempdir().unwrap();
         let (health, path) = (Health::default(), dir.path().join("health"));
-        tokio::spawn(health.clone().tell(listen_alone(&path).unwrap()));
-        for (state, answer) in [
-            (State::Starting, "not ready: starting: taking the volumes over from the keeper"),
-            (State::StandingBy, "ready: standing by: another pod serves this node"),
-            (State::NotRegistered("no\n".to_owned()), "not ready: not registered: no\\n"),
-            (State::Serving, "ready: serving"),
-        ] {
-            health.is(state);
+        let (listener, _name) = listen_alone(&path).unwrap();
+        tokio::spawn(health.clone().tell(listener));
+        type Step = fn(&Health);
+        let steps: [(Step, &str); 6] = [
+            (|_| {}, "not ready: starting: taking the volumes over from the keeper"),
+            (Health::stands_by, "ready: standing by: another pod serves this node"),
+            (Health::starts, "not ready: starting: taking the volumes over from the keeper"),
+            (Health::is_up, "not ready: not registered: the kubelet has not come yet"),
+            (|h| h.registration(Err("no\n".to_owned())), "not ready: not registered: no\\n"),
+            (|h| h.registration(Ok(())), "ready: serving"),
+        ];
+        for (step, answer) in steps {
+            step(&health);
             for (question, fits) in
                 [(Question::Live, true), (Question::Ready, answer.starts_with(READY))]
             {

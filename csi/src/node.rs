@@ -1,11 +1,11 @@
 //! The CSI Node service.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tonic::{Request, Response, Status, async_trait};
 use vsecm_node_agent_api::{
     client::{VolumeState, chain},
-    frame::Serving,
+    frame::{Gravity, Serving},
     target::Target,
 };
 
@@ -42,6 +42,9 @@ impl NodeService {
 }
 
 type Reply<T> = Result<Response<T>, Status>;
+
+/// The kubelet gives this answer two minutes when it registers a driver, and tries again then.
+const REGISTRATION: Duration = Duration::from_secs(100);
 
 #[async_trait]
 impl Node for NodeService {
@@ -86,11 +89,13 @@ impl Node for NodeService {
         let request = request.get_ref();
         required("volume id", &request.volume_id).map_err(|e| never(&e))?;
         required("volume path", &request.volume_path).map_err(|e| never(&e))?;
+        if !self.volumes.recovered.is_cancelled() {
+            return Err(not_now(&Trouble::Recovering));
+        }
         let held = self.held(&request.volume_id, &request.volume_path);
         let held = held.ok_or_else(|| Status::not_found("no such volume is published there"))?;
         // the mount itself is never asked: statfs of a stalled server would hang the kubelet
-        let state = self.volumes.agent.state(&held.record.volume).await;
-        Ok(Response::new(stats_of(state.map_err(|error| not_now(&error.into()))?)))
+        Ok(Response::new(stats_of(self.volumes.look(&held).await)))
     }
 
     async fn node_get_capabilities(
@@ -109,6 +114,9 @@ impl Node for NodeService {
         &self,
         _: Request<v1::NodeGetInfoRequest>,
     ) -> Reply<v1::NodeGetInfoResponse> {
+        // the kubelet registers the driver with the answer: pods come to this node then
+        let recovered = self.volumes.wait_for_recovery(REGISTRATION).await;
+        recovered.map_err(|error| not_now(&error))?;
         // 0: as many volumes as the scheduler likes
         let (node_id, max_volumes_per_node) = (self.node.clone(), 0);
         Ok(Response::new(v1::NodeGetInfoResponse { node_id, max_volumes_per_node }))
@@ -117,7 +125,10 @@ impl Node for NodeService {
 
 /// The kubelet comes again, and an unpublish is sure to come.
 fn not_now(error: &Trouble) -> Status {
-    Status::unavailable(chain(error))
+    match error {
+        Trouble::Crowded(_) => Status::resource_exhausted(chain(error)),
+        _ => Status::unavailable(chain(error)),
+    }
 }
 
 /// Final: the kubelet forgets the volume without an unpublish, and nothing is left behind.
@@ -126,15 +137,17 @@ fn never(refusal: &Refusal) -> Status {
 }
 
 fn stats_of(state: VolumeState) -> v1::NodeGetVolumeStatsResponse {
-    let VolumeState { serving, condition, bytes, files } = state;
+    let VolumeState { serving, condition, gravity, bytes, files } = state;
     let usage = |unit: Unit, amount| {
         let used = i64::try_from(amount).unwrap_or(i64::MAX);
         VolumeUsage { available: 0, total: used, used, unit: unit.into() }
     };
-    let (abnormal, message) = match (serving, condition) {
-        (Serving::Yes, None) => (false, "served".to_owned()),
-        (Serving::Yes, Some(condition)) => (true, condition),
-        (Serving::No, _) => (true, "the volume is not served at the moment".to_owned()),
+    let abnormal = serving == Serving::No || gravity == Gravity::Abnormal;
+    let message = match (serving, condition) {
+        (Serving::Yes, None) => "served".to_owned(),
+        (Serving::Yes, Some(condition)) => condition,
+        (Serving::No, None) => "the volume is not served at the moment".to_owned(),
+        (Serving::No, Some(why)) => format!("the volume is not served at the moment: {why}"),
     };
     v1::NodeGetVolumeStatsResponse {
         usage: vec![usage(Unit::Bytes, bytes), usage(Unit::Inodes, files)],
@@ -144,8 +157,6 @@ fn stats_of(state: VolumeState) -> v1::NodeGetVolumeStatsResponse {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tonic::{Code, transport::Endpoint};
 
     use super::*;
@@ -157,7 +168,10 @@ mod tests {
             node_client::NodeClient, node_server::NodeServer,
         },
         publish::tests::mk_request,
-        volumes::tests::{mk_record, mk_volumes, story},
+        volumes::{
+            Crowded,
+            tests::{mk_record, mk_volumes, story},
+        },
     };
 
     type Forgery = (fn(&mut v1::NodePublishVolumeRequest), Code, &'static str);
@@ -199,10 +213,11 @@ mod tests {
     async fn the_services_answer_on_one_socket() {
         let dir = tempfile::tempdir().unwrap();
         let volumes = mk_volumes(dir.path());
+        let identity = IdentityService { recovered: volumes.recovered.clone() };
         let (kubelet, node) = ("/var/lib/kubelet".to_owned(), "node-1".to_owned());
         let operator = Operator { enforced: "mode=0440".parse().unwrap(), ..Operator::default() };
         let router = tonic::transport::Server::builder()
-            .add_service(IdentityServer::new(IdentityService))
+            .add_service(IdentityServer::new(identity))
             .add_service(NodeServer::new(NodeService { volumes, kubelet, node, operator }));
         let (socket, stop) =
             (dir.path().join("csi.sock"), tokio_util::sync::CancellationToken::new());
@@ -293,17 +308,32 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_too_many_is_refused_with_a_code_after_which_the_kubelet_unpublishes_and_comes_again()
+     {
+        let crowded = not_now(&Trouble::Crowded(Crowded::Pod));
+        assert_eq!(crowded.code(), Code::ResourceExhausted);
+        assert!(crowded.message().contains("has 8 volumes"), "{crowded}");
+        assert_eq!(not_now(&Trouble::Busy).code(), Code::Unavailable);
+    }
+
+    #[test]
     fn stats_tell_what_an_operator_should_know() {
-        let of = |serving, condition: Option<&str>| {
+        let of = |serving, condition: Option<&str>, gravity| {
             let condition = condition.map(str::to_owned);
-            stats_of(VolumeState { serving, condition, bytes: 7, files: 2 })
+            stats_of(VolumeState { serving, condition, gravity, bytes: 7, files: 2 })
         };
-        let stats = of(Serving::Yes, None);
+        let said = |stats: v1::NodeGetVolumeStatsResponse| {
+            let condition = stats.volume_condition.unwrap();
+            (condition.abnormal, condition.message)
+        };
+        let stats = of(Serving::Yes, None, Gravity::Passing);
         assert_eq!((stats.usage[0].total, stats.usage[1].used), (7, 2));
         assert_eq!((stats.usage[0].unit(), stats.usage[1].unit()), (Unit::Bytes, Unit::Inodes));
-        assert!(!stats.volume_condition.unwrap().abnormal);
-        let condition = of(Serving::Yes, Some("safe is away")).volume_condition.unwrap();
-        assert_eq!((condition.abnormal, condition.message.as_str()), (true, "safe is away"));
-        assert!(of(Serving::No, None).volume_condition.unwrap().abnormal);
+        assert_eq!(said(stats), (false, "served".to_owned()));
+        let away = || Some("safe is away");
+        let passing = said(of(Serving::Yes, away(), Gravity::Passing));
+        assert_eq!(passing, (false, "safe is away".to_owned()));
+        assert!(said(of(Serving::Yes, away(), Gravity::Abnormal)).0);
+        assert!(said(of(Serving::No, None, Gravity::Passing)).0);
     }
 }

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::{
-    health::{Health, State},
+    health::Health,
     proto::{
         registration::{
             InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
@@ -20,9 +21,12 @@ pub const NAME: &str = "csi.vsecm.com";
 
 type Reply<T> = Result<Response<T>, Status>;
 
-/// The Identity service. It is served only once the volumes are taken over, so it is always ready.
+/// The Identity service.
 #[derive(Debug)]
-pub(crate) struct IdentityService;
+pub(crate) struct IdentityService {
+    /// Whether the volumes have been taken over.
+    pub(crate) recovered: CancellationToken,
+}
 
 #[async_trait]
 impl Identity for IdentityService {
@@ -42,7 +46,7 @@ impl Identity for IdentityService {
     }
 
     async fn probe(&self, _: Request<v1::ProbeRequest>) -> Reply<v1::ProbeResponse> {
-        Ok(Response::new(v1::ProbeResponse { ready: Some(true) }))
+        Ok(Response::new(v1::ProbeResponse { ready: Some(self.recovered.is_cancelled()) }))
     }
 }
 
@@ -71,11 +75,11 @@ impl Registration for RegistrationService {
     ) -> Reply<RegistrationStatusResponse> {
         let RegistrationStatus { plugin_registered, error } = request.into_inner();
         if plugin_registered {
-            self.health.is(State::Serving);
+            self.health.registration(Ok(()));
         } else {
             // the kubelet tries again by itself, with backoff
             tracing::error!(error, "the kubelet did not register the driver");
-            self.health.is(State::NotRegistered(error));
+            self.health.registration(Err(error));
         }
         Ok(Response::new(RegistrationStatusResponse {}))
     }

@@ -253,7 +253,7 @@ mod tests {
     }
 
     fn mk_fuse(kubelet: &Path) -> (Server, OwnedFd) {
-        let mount::Detached { fuse, mount } = mount::superblock().unwrap();
+        let mount::Detached { fuse, mount } = mount::superblock(None).unwrap();
         let server = Server::start(fuse);
         let kubelet = mount::Kubelet::open(kubelet).unwrap();
         let root = kubelet.attach(&TARGET.parse().unwrap(), mount.as_fd());

@@ -14,12 +14,15 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 use vsecm_csi::proto::{
     registration::{
         InfoRequest, RegistrationStatus, registration_client::RegistrationClient as Registration,
     },
-    v1::{NodeGetInfoRequest, node_client::NodeClient},
+    v1::{NodeGetInfoRequest, NodeGetVolumeStatsRequest, node_client::NodeClient},
 };
 
 const CSI: &str = env!("CARGO_BIN_EXE_vsecm-csi");
@@ -128,7 +131,11 @@ async fn dial(socket: &Path) -> Channel {
 }
 
 async fn who_serves(node: &Node) -> String {
-    let mut client = NodeClient::new(dial(&node.at("csi.sock")).await);
+    who_answers(&node.at("csi.sock")).await
+}
+
+async fn who_answers(socket: &Path) -> String {
+    let mut client = NodeClient::new(dial(socket).await);
     client.node_get_info(NodeGetInfoRequest {}).await.unwrap().into_inner().node_id
 }
 
@@ -181,12 +188,31 @@ async fn one_pod_serves_and_the_next_takes_over_when_it_dies() {
     let mut first = node.start("a");
     let starting = "not ready: starting: taking the volumes over from the keeper";
     until("csi", || (node.probe("a", "live") == (true, starting.to_owned())).then_some(()));
-    assert_eq!(node.probe("a", "ready"), (false, starting.to_owned()));
-    assert!(!node.at("csi.sock").exists(), "nothing is bound before the volumes are there");
-    let (_, _keeper) = node.keeper();
-    // a socket has its name a moment before it takes connections
+    // neither keeper nor node-agent is there, and the kubelet is answered all the same
     let registration = node.at("node@csi.vsecm.com-reg.sock");
-    until("the registration socket", || UnixStream::connect(&registration).ok());
+    until("the registration socket", || registration.exists().then_some(()));
+    let soon = tokio::time::timeout(Duration::from_secs(1), async {
+        let mut kubelet = Registration::new(dial(&registration).await);
+        kubelet.get_info(InfoRequest {}).await.unwrap().into_inner().name
+    });
+    assert_eq!(soon.await.expect("the kubelet waits for a second"), "csi.vsecm.com");
+    let registered = tokio::spawn({
+        let socket = node.at("csi.sock");
+        async move { who_answers(&socket).await }
+    });
+    assert_eq!(node.probe("a", "ready"), (false, starting.to_owned()));
+    let mut kubelet = NodeClient::new(dial(&node.at("csi.sock")).await);
+    let stats = NodeGetVolumeStatsRequest {
+        volume_id: "csi-1".to_owned(),
+        volume_path: node.at("x").display().to_string(),
+        ..Default::default()
+    };
+    let unknown = kubelet.node_get_volume_stats(stats).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::Unavailable, "it is not known yet what is there");
+    assert!(!registered.is_finished(), "no pod is to come here yet");
+    let (_, _keeper) = node.keeper();
+    assert_eq!(registered.await.unwrap(), "a");
+    until("the volumes", || (node.probe("a", "ready").1 != starting).then_some(()));
 
     assert_eq!(ask_like_the_kubelet(&registration), 1);
     let waiting = "not ready: not registered: the kubelet has not come yet";

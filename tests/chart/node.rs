@@ -182,3 +182,17 @@ fn what_is_privileged_can_live_in_a_namespace_of_its_own() {
     let peer = &policy["spec"]["ingress"][0]["from"][1]["namespaceSelector"]["matchLabels"];
     assert_eq!(peer["kubernetes.io/metadata.name"], "vsecm-nodes");
 }
+
+#[test]
+fn csi_is_told_how_long_to_hold_a_publish_and_how_to_label_files() {
+    let rendered = render(&["node.firstHoldSeconds=3", "selinux.context="]);
+    let csi = container(rendered.pod("DaemonSet", "vsecm-node"), "csi");
+    assert_eq!(env(csi, "VSECM_CSI_FIRST_HOLD_SECONDS"), "3");
+    assert_eq!(env(csi, "VSECM_CSI_HOLD_SECONDS"), "110");
+    assert_eq!(env(csi, "VSECM_CSI_SELINUX_CONTEXT"), "");
+    let rendered = render(&[]);
+    let csi = container(rendered.pod("DaemonSet", "vsecm-node"), "csi");
+    let container_files = "system_u:object_r:container_file_t:s0";
+    assert_eq!(env(csi, "VSECM_CSI_SELINUX_CONTEXT"), container_files);
+    assert_eq!(rendered.get("CSIDriver", "csi.vsecm.com")["spec"]["seLinuxMount"], false);
+}

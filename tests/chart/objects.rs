@@ -16,6 +16,7 @@ fn the_driver_is_what_the_node_agent_insists_on() {
         "volumeLifecycleModes": ["Ephemeral"],
         "fsGroupPolicy": "None",
         "requiresRepublish": false,
+        "seLinuxMount": false,
     });
     assert_eq!(spec, &expected);
 }

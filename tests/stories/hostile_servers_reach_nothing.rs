@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use vsecm_node_agent_api::{
     channel::{Connection, Listener},
-    frame::{AgentReply, AgentRequest, Order, OrderOutcome, OrderReply, Serving, Step},
+    frame::{AgentReply, AgentRequest, Gravity, Order, OrderOutcome, OrderReply, Serving, Step},
     volume::VolumeId,
 };
 use vsecm_tests::{
@@ -146,9 +146,13 @@ impl Agent {
                     self.services.lock().unwrap().push(service);
                     AgentReply::Served
                 }
-                AgentRequest::State { .. } => {
-                    AgentReply::State { serving: Serving::Yes, condition: None, bytes: 0, files: 0 }
-                }
+                AgentRequest::State { .. } => AgentReply::State {
+                    serving: Serving::Yes,
+                    condition: None,
+                    gravity: Gravity::Passing,
+                    bytes: 0,
+                    files: 0,
+                },
                 AgentRequest::Detach { .. } => AgentReply::Done,
                 AgentRequest::Duty => {
                     connection.send(&AgentReply::Done, &[]).await.unwrap();

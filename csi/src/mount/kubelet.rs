@@ -8,14 +8,22 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2, unlinkat},
+    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2, statat, unlinkat},
     io::Errno,
     mount::{MoveMountFlags, UnmountFlags, move_mount, unmount},
     path::Arg,
 };
-use vsecm_node_agent_api::target::{LEAF, Target};
+use vsecm_node_agent_api::{
+    target::{LEAF, Target},
+    volume::PodUid,
+};
 
-use super::{FILESYSTEM, StepError, mountinfo, step, writable_clone};
+use super::{
+    FILESYSTEM, StepError,
+    control::Connection,
+    mountinfo::{self, Mount},
+    step, writable_clone,
+};
 
 /// What is mounted at a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,14 +63,31 @@ impl Kubelet {
 
     /// Looks at a target without asking any server.
     pub fn occupant(&self, target: &Target) -> Result<Occupant, StepError> {
-        // the thread's: a process has one mount namespace, but each mount test has its own
-        let text = fs::read("/proc/thread-self/mountinfo").map_err(step("read mountinfo"))?;
-        let mount = mountinfo::topmost(&text, &self.path.join(target.to_string()));
-        Ok(match mount {
+        Ok(match self.seen(target)? {
             None => Occupant::Free,
             Some(mount) if mount.kind == FILESYSTEM => Occupant::Ours,
             Some(mount) => Occupant::Foreign(mount.kind),
         })
+    }
+
+    fn seen(&self, target: &Target) -> Result<Option<Mount>, StepError> {
+        // the thread's: a process has one mount namespace, but each mount test has its own
+        let text = fs::read("/proc/thread-self/mountinfo").map_err(step("read mountinfo"))?;
+        Ok(mountinfo::topmost(&text, &self.path.join(target.to_string())))
+    }
+
+    /// Whether the kubelet's folder for the target is there and can be reached.
+    pub fn reach(&self, target: &Target) -> Result<(), StepError> {
+        self.parent(target).map(drop)
+    }
+
+    /// Whether the kubelet still has a folder for the pod. Where that is not certain, it has.
+    pub fn has_pod(&self, pod: &PodUid) -> bool {
+        let path = format!("pods/{pod}");
+        !matches!(
+            statat(&self.folder, path, AtFlags::SYMLINK_NOFOLLOW),
+            Err(Errno::NOENT | Errno::NOTDIR)
+        )
     }
 
     /// Attaches a detached mount at a free target, making its last folder where that is missing;
@@ -91,13 +116,19 @@ impl Kubelet {
         writable_clone(folder(self.parent(target)?, LEAF, INSIDE)?.as_fd())
     }
 
-    /// Takes away what is ours at the target, and its folder. What is not there is no error.
-    pub fn clear(&self, target: &Target) -> Result<(), StepError> {
+    /// Takes away what is ours at the target, and its folder. What is not there is no error. The
+    /// connections of what was mounted: another mount namespace may have a copy.
+    pub fn clear(&self, target: &Target) -> Result<Vec<Connection>, StepError> {
+        let mut connections = Vec::new();
         let parent = match self.parent(target) {
-            Err(StepError { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.source.kind() == ErrorKind::NotFound => return Ok(connections),
             opened => opened?,
         };
-        while self.occupant(target)? == Occupant::Ours {
+        while let Some(mount) = self.seen(target)?.filter(|mount| mount.kind == FILESYSTEM) {
+            // a path walk that ends at a mount does not ask its server
+            let pin = folder(&parent, LEAF, INSIDE).ok();
+            let pin = pin.filter(|pin| mount_id(pin).is_some_and(|id| id == mount.id));
+            connections.extend(pin.and_then(|pin| Connection::of(&mount, pin)));
             // umount2 takes no descriptor; no part of this path can be a symlink of others
             let path = format!("/proc/thread-self/fd/{}/{LEAF}", parent.as_raw_fd());
             let unmounted = unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
@@ -107,10 +138,17 @@ impl Kubelet {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => tracing::warn!(%target, %error, "the target folder is not ours to empty"),
         }
-        Ok(())
+        Ok(connections)
     }
 
     fn parent(&self, target: &Target) -> Result<OwnedFd, StepError> {
         folder(&self.folder, target.folder(), INSIDE)
     }
+}
+
+/// The mount that a descriptor leads to, by its id in mountinfo.
+fn mount_id(descriptor: &OwnedFd) -> Option<u64> {
+    let path = format!("/proc/thread-self/fdinfo/{}", descriptor.as_raw_fd());
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }

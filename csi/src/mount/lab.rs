@@ -7,7 +7,7 @@ use std::{
     io::{Read, Write},
     os::fd::OwnedFd,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     thread,
 };
 
@@ -31,6 +31,38 @@ pub(crate) fn in_private_namespace<T: Send>(test: impl FnOnce(&Path) -> T + Send
     ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// A mount namespace with a copy of every mount of this one, until it is dropped: what a container
+/// is, or a process of a careless administrator.
+pub(crate) struct Copy(Option<mpsc::Sender<()>>, Option<thread::JoinHandle<()>>);
+
+impl Copy {
+    pub(crate) fn make() -> Self {
+        let (end, ended) = mpsc::channel::<()>();
+        let (made, is_made) = mpsc::channel();
+        let copy = thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+            made.send(()).unwrap();
+            let _end = ended.recv().is_err();
+        });
+        is_made.recv().unwrap();
+        Self(Some(end), Some(copy))
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        drop(self.0.take());
+        let _ended = self.1.take().map(thread::JoinHandle::join);
+    }
+}
+
+/// Whether this is the first user namespace: nowhere else can connections be aborted.
+pub(crate) fn may_abort() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Node {
     Folder(BTreeMap<String, u64>),
@@ -45,6 +77,7 @@ pub(crate) const MKDIR: u32 = 9;
 pub(crate) const UNLINK: u32 = 10;
 pub(crate) const RMDIR: u32 = 11;
 pub(crate) const RENAME: u32 = 12;
+const INIT: u32 = 26;
 /// Every request.
 pub(crate) const ALL: u32 = u32::MAX;
 const ROOT: u64 = 1;
@@ -53,7 +86,7 @@ const ROOT: u64 = 1;
 struct Tree {
     nodes: HashMap<u64, Node>,
     silent_on: Option<u32>,
-    withheld: Vec<u64>,
+    withheld: Vec<(u32, u64)>,
     mutations: Vec<(u32, String)>,
 }
 
@@ -99,9 +132,16 @@ impl Server {
     pub(crate) fn speak(&self) {
         let mut tree = self.tree.lock().unwrap();
         tree.silent_on = None;
-        for unique in tree.withheld.split_off(0) {
+        for (_, unique) in tree.withheld.split_off(0) {
             reply(&self.device, unique, Err(5));
         }
+    }
+
+    /// How many requests have come since it is silent, without the one that every connection
+    /// begins with.
+    pub(crate) fn withheld(&self) -> usize {
+        let tree = self.tree.lock().unwrap();
+        tree.withheld.iter().filter(|(opcode, _)| *opcode != INIT).count()
     }
 
     pub(crate) fn mutations(&self) -> Vec<(u32, String)> {
@@ -150,7 +190,7 @@ fn serve(mut device: &File, tree: &Mutex<Tree>) {
         }
         let mut tree = tree.lock().unwrap();
         if tree.silent_on.is_some_and(|silent| silent == opcode || silent == ALL) {
-            tree.withheld.push(unique);
+            tree.withheld.push((opcode, unique));
             continue;
         }
         let answer = tree.answer(opcode, node, &request[40..]);
@@ -166,7 +206,7 @@ fn words(body: &[u8]) -> Vec<String> {
 impl Tree {
     fn answer(&mut self, opcode: u32, node: u64, body: &[u8]) -> Result<Vec<u8>, i32> {
         match opcode {
-            26 => {
+            INIT => {
                 let mut out = Vec::new();
                 for word in [7_u32, 31, 0, 0, 0, 4096, 1] {
                     out.extend(word.to_ne_bytes());

@@ -94,7 +94,7 @@ this is no mount
     fn a_mount_is_found_by_its_path_even_with_a_space_in_it() {
         let mount = topmost(TEXT, Path::new("/k/pods/a b/mount")).unwrap();
         assert_eq!((mount.id, mount.parent), (90, 22));
-        assert_eq!(mount.kind, "fuse.vsecm");
+        assert_eq!((mount.device, mount.kind.as_str()), ((0, 50), "fuse.vsecm"));
         assert_eq!(topmost(TEXT, Path::new("/k/pods")), None);
         assert_eq!(parse(TEXT).count(), 5);
     }

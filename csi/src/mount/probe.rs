@@ -31,7 +31,7 @@ pub fn check_floor() -> Result<String, String> {
 
 /// Makes a superblock, answers its INIT, tries each call and notification, and lets it go.
 pub fn features() -> io::Result<Features> {
-    let Detached { fuse, mount } = superblock().map_err(io::Error::other)?;
+    let Detached { fuse, mount } = superblock(None).map_err(io::Error::other)?;
     // the call exists; nobody can use the mount
     attr::clear_read_only(mount.as_fd())?;
     let flags = begin(&fuse)?;

@@ -38,6 +38,8 @@ impl Volumes {
                 done => return done,
             }
         }
+        // what is wrong with the way there is said at once, not after the wait
+        self.at(&target, Kubelet::reach).await?;
         let gate = self.gate(record, lane.end);
         lane.cancel.run_until_cancelled(gate).await.ok_or(Trouble::Cancelled)??;
         // from here to the end nothing waits for long, and nothing is cancelled half-way
@@ -77,7 +79,7 @@ impl Volumes {
         if fuse.is_some_and(|fuse| mount::is_dead(fuse.as_fd())) {
             return Err(Trouble::Dead);
         }
-        if self.agent.state(&volume).await?.serving == Serving::No {
+        if self.state_of(held).await?.serving == Serving::No {
             let fuse = fuse.ok_or(Trouble::Dead)?;
             self.agent.serve(&AgentRequest::Resume { record }, fuse).await?;
             tracing::info!(%volume, "resumed");
@@ -104,7 +106,9 @@ impl Volumes {
     /// initialised, and whatever is attached is served and deposited.
     async fn set_up(&self, record: &VolumeRecord, target: &Target) -> Result<(), Trouble> {
         let volume = &record.volume;
-        let Detached { fuse, mount } = self.at(target, |_, _| mount::superblock()).await?;
+        let label = self.label.clone();
+        let made = self.at(target, move |_, _| mount::superblock(label.as_ref()));
+        let Detached { fuse, mount } = made.await?;
         self.agent.serve(&AgentRequest::Serve { volume: volume.clone() }, &fuse).await?;
         self.hold_on(Held::new(record.clone(), Some(fuse)));
         self.settle(volume).await?;

@@ -5,6 +5,9 @@
 //! backoff). An unpublish ends the wait of the publishes before it.
 
 mod bring_up;
+mod claims;
+mod collect;
+mod look;
 mod settle;
 mod take_down;
 #[cfg(test)]
@@ -19,17 +22,19 @@ use std::{
 
 use tokio::{
     sync::{self, Notify},
-    task::{JoinError, spawn_blocking},
-    time::{Instant, timeout_at},
+    task::{JoinError, JoinSet, spawn_blocking},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use vsecm_node_agent_api::{
-    client::{AskError, Door},
+    client::{AskError, Door, VolumeState, chain},
     target::{Target, TargetError},
     volume::{VolumeId, VolumeRecord},
 };
 
-use crate::mount::{Kubelet, StepError};
+pub(crate) use self::claims::Crowded;
+use self::claims::{Claims, Hold};
+use crate::mount::{Kubelet, Label, StepError, control::Control};
 
 /// Why a volume is not up, or not down. All of it can heal: the kubelet hears UNAVAILABLE and
 /// comes again.
@@ -37,6 +42,10 @@ use crate::mount::{Kubelet, StepError};
 pub(crate) enum Trouble {
     #[error("{0}")]
     NotYet(String),
+    #[error(transparent)]
+    Crowded(#[from] Crowded),
+    #[error("this driver has just started and takes its volumes over from the keeper")]
+    Recovering,
     #[error("the wait was ended: the volume is being taken down, or the driver is stopping")]
     Cancelled,
     #[error("another call for this volume has not come to an end yet")]
@@ -65,12 +74,14 @@ pub(crate) struct Held {
     pub(crate) writable: Option<Arc<OwnedFd>>,
     /// Held by the swap that runs, for as long as the server lets its thread hang.
     pub(crate) swapping: Arc<sync::Mutex<()>>,
+    /// What node-agent said of it last.
+    seen: Arc<Mutex<Option<VolumeState>>>,
 }
 
 impl Held {
     fn new(record: VolumeRecord, fuse: Option<OwnedFd>) -> Self {
-        let (fuse, writable, swapping) = (fuse.map(Arc::new), None, Arc::default());
-        Self { record, fuse, writable, swapping }
+        let (fuse, writable) = (fuse.map(Arc::new), None);
+        Self { record, fuse, writable, swapping: Arc::default(), seen: Arc::default() }
     }
 }
 
@@ -84,16 +95,41 @@ struct Lane {
     end: Instant,
 }
 
+/// How long a publish waits for its secret.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holds {
+    /// The first time.
+    pub(crate) first: Duration,
+    /// Later.
+    pub(crate) later: Duration,
+}
+
+/// What volumes need.
+#[derive(Debug)]
+pub(crate) struct Means {
+    pub(crate) agent: Door,
+    pub(crate) keeper: Door,
+    pub(crate) kubelet: Kubelet,
+    /// Of all files, where the node has SELinux.
+    pub(crate) label: Option<Label>,
+    pub(crate) holds: Holds,
+    /// Ends every wait.
+    pub(crate) stop: CancellationToken,
+}
+
 /// All volumes of the node.
 #[derive(Debug)]
 pub(crate) struct Volumes {
     pub(crate) agent: Door,
     keeper: Door,
     pub(crate) kubelet: Arc<Kubelet>,
-    /// How long a publish waits for its secret.
-    hold: Duration,
-    /// Ends every wait.
+    label: Option<Label>,
+    holds: Holds,
     stop: CancellationToken,
+    /// Missing where this process may not abort connections: in a user namespace.
+    control: Option<Arc<Control>>,
+    /// Whether the volumes have been taken over.
+    pub(crate) recovered: CancellationToken,
     pub(crate) tasks: TaskTracker,
     state: State,
 }
@@ -101,37 +137,71 @@ pub(crate) struct Volumes {
 #[derive(Debug, Default)]
 struct State {
     held: Mutex<BTreeMap<VolumeId, Held>>,
+    claims: Mutex<Claims>,
     lanes: Mutex<HashMap<VolumeId, Lane>>,
     settling: sync::Mutex<()>,
     unsettled: Notify,
 }
 
+/// Recovery takes milliseconds, unless the keeper is away.
+const RECOVERY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+
+/// Volumes that are looked after at once: while a peer hangs, each costs some seconds.
+const AT_ONCE: usize = 32;
+
 // no code runs under these locks that could panic, so a poisoned one is as good as new
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Volumes {
-    pub(crate) fn new(
-        (agent, keeper): (Door, Door),
-        kubelet: Kubelet,
-        hold: Duration,
-        stop: CancellationToken,
-    ) -> Arc<Self> {
-        let (kubelet, tasks, state) = (Arc::new(kubelet), TaskTracker::new(), State::default());
-        Arc::new(Self { agent, keeper, kubelet, hold, stop, tasks, state })
+    pub(crate) fn new(means: Means) -> Arc<Self> {
+        let Means { agent, keeper, kubelet, label, holds, stop } = means;
+        let control = Control::mount().inspect_err(|error| {
+            tracing::warn!(error = chain(error), "FUSE connections cannot be aborted here");
+        });
+        Arc::new(Self {
+            agent,
+            keeper,
+            kubelet: Arc::new(kubelet),
+            label,
+            holds,
+            stop,
+            control: control.ok().map(Arc::new),
+            recovered: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            state: State::default(),
+        })
     }
 
     /// Brings a volume up, or finds it up.
     pub(crate) async fn publish(self: &Arc<Self>, record: VolumeRecord) -> Result<(), Trouble> {
-        let (this, lane) = (Arc::clone(self), self.lane(&record.volume));
+        self.wait_for_recovery(RECOVERY).await?;
+        let (volume, target) = (record.volume.clone(), record.target.parse()?);
+        lock(&self.state.claims).admit(&volume, &target)?;
+        let (this, lane) = (Arc::clone(self), self.lane(&volume));
         let task = async move {
-            let turn = timeout_at(lane.end, lane.turn.lock());
-            let turn = lane.cancel.run_until_cancelled(turn).await.ok_or(Trouble::Cancelled)?;
-            let _turn = turn.map_err(|_late| Trouble::Busy)?;
-            this.bring_up(&record, &lane).await
+            let done = this.publish_in_turn(&record, &lane).await;
+            if done.is_err() {
+                lock(&this.state.claims).has_waited(&record.volume);
+            }
+            done
         };
         self.tasks.spawn(task).await?
+    }
+
+    async fn publish_in_turn(&self, record: &VolumeRecord, lane: &Lane) -> Result<(), Trouble> {
+        let turn = timeout_at(lane.end, lane.turn.lock());
+        let turn = lane.cancel.run_until_cancelled(turn).await.ok_or(Trouble::Cancelled)?;
+        let _turn = turn.map_err(|_late| Trouble::Busy)?;
+        self.bring_up(record, lane).await
+    }
+
+    /// Nothing is published or unpublished before it is known what is there.
+    pub(crate) async fn wait_for_recovery(&self, patience: Duration) -> Result<(), Trouble> {
+        let recovered = timeout(patience, self.recovered.cancelled());
+        let recovered = self.stop.run_until_cancelled(recovered).await.ok_or(Trouble::Cancelled)?;
+        recovered.map_err(|_late| Trouble::Recovering)
     }
 
     /// Has a held volume served by a node-agent that does not do so yet; it is never gated.
@@ -160,15 +230,22 @@ impl Volumes {
     }
 
     fn hold_on(&self, held: Held) {
+        if let Ok(target) = held.record.target.parse() {
+            lock(&self.state.claims).keep(&held.record.volume, &target);
+        }
         lock(&self.state.held).insert(held.record.volume.clone(), held);
     }
 
     /// The volume's lane: the turn lasts as long as anybody is in it, the token until it is used.
     fn lane(&self, volume: &VolumeId) -> Lane {
+        let hold = match lock(&self.state.claims).hold(volume) {
+            Hold::First => self.holds.first,
+            Hold::Later => self.holds.later,
+        };
         let mut lanes = lock(&self.state.lanes);
         // nobody but this list
         lanes.retain(|_, lane| Arc::strong_count(&lane.turn) > 1);
-        let end = Instant::now() + self.hold;
+        let end = Instant::now() + hold;
         let fresh = || Lane { turn: Arc::default(), cancel: self.stop.child_token(), end };
         let lane = lanes.entry(volume.clone()).or_insert_with(fresh);
         if lane.cancel.is_cancelled() {
@@ -188,4 +265,19 @@ impl Volumes {
         let (kubelet, target) = (Arc::clone(&self.kubelet), target.clone());
         Ok(spawn_blocking(move || operation(&kubelet, &target)).await??)
     }
+}
+
+/// Does something for each, for [`AT_ONCE`] of them at a time.
+pub(crate) async fn each<T, F>(all: impl IntoIterator<Item = T>, work: impl Fn(T) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut at_work = JoinSet::new();
+    for one in all {
+        if at_work.len() >= AT_ONCE {
+            at_work.join_next().await;
+        }
+        at_work.spawn(work(one));
+    }
+    at_work.join_all().await;
 }

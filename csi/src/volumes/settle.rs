@@ -15,7 +15,7 @@ use vsecm_node_agent_api::{
     volume::VolumeId,
 };
 
-use super::{Held, Trouble, Volumes};
+use super::{Held, Trouble, Volumes, each};
 use crate::mount::{Kubelet, Occupant};
 
 impl Volumes {
@@ -47,21 +47,30 @@ impl Volumes {
 
     /// Waits for the keeper and takes all volumes from it: csi can be killed at any moment and
     /// loses nothing ([I6]).
-    pub(crate) async fn recover(&self) {
+    pub(crate) async fn recover(self: &Arc<Self>) {
         persist("waiting for the keeper", || self.recover_once()).await;
+        self.recovered.cancel();
     }
 
-    async fn recover_once(&self) -> Result<(), AskError> {
+    async fn recover_once(self: &Arc<Self>) -> Result<(), AskError> {
         let keeper = self.keeper.dial().await?;
+        let mut taken = Vec::new();
         for record in self.keeper.records(&keeper).await? {
             let volume = record.volume.clone();
             let fuse = self.keeper.descriptor(&keeper, &volume, Descriptor::Fuse).await?;
             let writable = self.keeper.descriptor(&keeper, &volume, Descriptor::Mount).await?;
             let held = Held { writable: writable.map(Arc::new), ..Held::new(record, fuse) };
-            if let Err(error) = self.readmit(held).await {
-                tracing::error!(%volume, error = chain(&error), "cannot be taken over in full");
-            }
+            taken.push(held);
         }
+        each(taken, |held| {
+            let (this, volume) = (Arc::clone(self), held.record.volume.clone());
+            async move {
+                if let Err(error) = this.readmit(held).await {
+                    tracing::error!(%volume, error = chain(&error), "cannot be taken over in full");
+                }
+            }
+        })
+        .await;
         Ok(())
     }
 

@@ -1,9 +1,13 @@
 //! Frames with descriptors on a `SOCK_SEQPACKET` socket.
 
 use std::{
+    ffi::OsString,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -73,13 +77,49 @@ fn make_way(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Listens at `path` for streams of this process's own user, as gRPC takes them, replacing a socket
-/// that a dead predecessor left there.
-pub fn listen_alone(path: &Path) -> io::Result<UnixListener> {
-    make_way(path)?;
-    let listener = UnixListener::bind(path)?;
-    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o600))?;
-    Ok(listener)
+/// The name that a socket of ours has in a folder.
+#[derive(Debug)]
+pub struct SocketName {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl SocketName {
+    /// Takes the name away, if it is still this socket's: a successor may have it by now.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn give_up(self) -> io::Result<()> {
+        match inode(&self.path) {
+            Ok(inode) if inode == self.inode => std::fs::remove_file(&self.path),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Listens at `path` for streams of this process's own user, as gRPC takes them. It has the name
+/// only once it listens, instead of what a dead predecessor left there: whoever sees the name can
+/// dial. Before that its name has a dot, which the kubelet does not look at.
+///
+/// # Errors
+/// What the kernel says.
+pub fn listen_alone(path: &Path) -> io::Result<(UnixListener, SocketName)> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    let hidden = path.with_file_name(hidden);
+    make_way(&hidden)?;
+    let listener = UnixListener::bind(&hidden)?;
+    rustix::fs::chmod(&hidden, rustix::fs::Mode::from_raw_mode(0o600))?;
+    let inode = inode(&hidden)?;
+    std::fs::rename(&hidden, path)?;
+    Ok((listener, SocketName { path: path.to_owned(), inode }))
 }
 
 /// A listening socket.
@@ -290,6 +330,8 @@ mod tests {
         io::{Read, Seek, Write},
     };
 
+    use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+
     use super::*;
     use crate::frame::{AgentReply, AgentRequest};
 
@@ -342,5 +384,45 @@ mod tests {
             Connection::dial(&path, &PeerRule::Uid(own + 1)).await,
             Err(ChannelError::Stranger { .. })
         ));
+    }
+
+    #[tokio::test]
+    async fn a_socket_has_its_name_only_while_it_listens_and_takes_no_other_ones_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node@csi-reg.sock");
+        // what was killed in between, and what was killed later
+        drop(std::os::unix::net::UnixListener::bind(dir.path().join(".node@csi-reg.sock")));
+        drop(std::os::unix::net::UnixListener::bind(&path));
+        let mut seen = inotify_of(dir.path());
+        let (_first, first_name) = listen_alone(&path).unwrap();
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let names = seen();
+        assert!(names.iter().all(|(_, name)| name.starts_with('.') || name == "node@csi-reg.sock"));
+        let shown: Vec<_> = names.iter().filter(|(_, name)| !name.starts_with('.')).collect();
+        assert_eq!(shown.len(), 1, "{names:?}");
+        assert!(shown[0].0.contains(ReadFlags::MOVED_TO), "{names:?}");
+
+        let (_second, second_name) = listen_alone(&path).unwrap();
+        first_name.give_up().unwrap();
+        std::os::unix::net::UnixStream::connect(&path).expect("it is the second one's by now");
+        second_name.give_up().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// What happens to names in a folder from now on.
+    fn inotify_of(folder: &Path) -> impl FnMut() -> Vec<(ReadFlags, String)> {
+        let queue = inotify::init(CreateFlags::NONBLOCK).unwrap();
+        let wanted = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE;
+        inotify::add_watch(&queue, folder, wanted).unwrap();
+        move || {
+            let mut space = [MaybeUninit::uninit(); 4096];
+            let mut events = inotify::Reader::new(&queue, &mut space);
+            let mut seen = Vec::new();
+            while let Ok(event) = events.next() {
+                let name = event.file_name().unwrap().to_str().unwrap().to_owned();
+                seen.push((event.events(), name));
+            }
+            seen
+        }
     }
 }

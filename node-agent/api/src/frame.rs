@@ -86,6 +86,8 @@ pub enum AgentReply {
         serving: Serving,
         /// What an operator should know (identity withdrawn, safe unreachable since …), if anything.
         condition: Option<String>,
+        /// How grave that is.
+        gravity: Gravity,
         /// Bytes of content shown.
         bytes: u64,
         /// Files shown.
@@ -115,6 +117,17 @@ pub const DIR_LIMIT: usize = 64;
 
 /// Bytes of binds, as JSON, in one [`OrderOutcome::Binds`] at most.
 pub const BINDS_LIMIT: usize = FRAME_LIMIT / 2;
+
+/// How grave a volume's condition is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gravity {
+    /// It may pass by itself.
+    #[default]
+    Passing,
+    /// Somebody should look after the volume: the kubelet is told that it is abnormal.
+    Abnormal,
+}
 
 /// node-agent asks csi, on a duty connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

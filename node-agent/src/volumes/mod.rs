@@ -13,7 +13,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 use vsecm_node_agent_api::{
-    client::AskError,
+    client::{AskError, RESUME_WAIT},
     frame::{AgentReply, Serving as IsServing, sentence},
     volume::{Gate as Gating, PodRef, VolumeId, VolumeRecord},
 };
@@ -48,9 +48,6 @@ mod reason;
 mod shown;
 #[cfg(test)]
 mod tests;
-
-/// A volume whose content is not in memory can be resumed only once it is; csi asks again.
-const RESUME_WAIT: Duration = Duration::from_secs(10);
 
 /// At start the API server answers within moments.
 const DRIVER_WAIT: Duration = Duration::from_secs(5);
@@ -314,6 +311,7 @@ impl Volumes {
         AgentReply::State {
             serving: status.serving,
             condition: status.condition().map(sentence),
+            gravity: status.gravity(Instant::now()),
             bytes: status.bytes,
             files: status.files,
         }

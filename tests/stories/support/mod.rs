@@ -8,5 +8,6 @@ pub(crate) mod impostor;
 pub(crate) mod mapping;
 pub(crate) mod operator;
 pub(crate) mod reading;
+pub(crate) mod sanity;
 pub(crate) mod subpath;
 pub(crate) mod workload;

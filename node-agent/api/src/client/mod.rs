@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     channel::{ChannelError, Connection},
-    frame::{AgentReply, AgentRequest, Serving, sentence},
+    frame::{AgentReply, AgentRequest, Gravity, Serving, sentence},
     peer::PeerRule,
     volume::{VolumeId, VolumeRecord},
 };
@@ -22,6 +22,10 @@ mod keeper;
 
 /// Both answer from memory, in microseconds; one that takes this long is stopped or stuck.
 pub const PATIENCE: Duration = Duration::from_secs(4);
+
+/// A volume whose content is not in node-agent's memory is resumed only once it is. It says why
+/// before csi's [`PATIENCE`] ends, and csi asks again.
+pub const RESUME_WAIT: Duration = Duration::from_secs(3);
 
 /// The first pause before a peer is dialled again: a supervisor takes milliseconds.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -51,6 +55,8 @@ pub struct VolumeState {
     pub serving: Serving,
     /// What an operator should know, if anything.
     pub condition: Option<String>,
+    /// How grave that is.
+    pub gravity: Gravity,
     /// Bytes of content shown.
     pub bytes: u64,
     /// Files shown.
@@ -130,8 +136,8 @@ impl Door {
         let volume = volume.clone();
         let state = AgentRequest::State { volume };
         match self.ask_agent(&state, None, PATIENCE).await? {
-            AgentReply::State { serving, condition, bytes, files } => {
-                Ok(VolumeState { serving, condition, bytes, files })
+            AgentReply::State { serving, condition, gravity, bytes, files } => {
+                Ok(VolumeState { serving, condition, gravity, bytes, files })
             }
             _ => Err(AskError::Unexpected(self.name)),
         }

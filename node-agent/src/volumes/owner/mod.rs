@@ -38,6 +38,7 @@ use crate::{
 
 mod retiring;
 mod serving;
+mod staleness;
 mod standing;
 
 /// Unpublish unmounts before it detaches: in between the session has ended rightly.
@@ -70,6 +71,8 @@ pub(super) enum Gate {
 pub(super) struct Status {
     pub(super) gate: Gate,
     pub(super) has_content: bool,
+    /// Since when it is not fresh, if it is not.
+    pub(super) stale_since: Instant,
     pub(super) serving: IsServing,
     /// Whether the pod has an identity.
     pub(super) identity: Held,
@@ -109,6 +112,7 @@ impl Default for Status {
         Self {
             gate: Gate::Waiting(reason),
             has_content: false,
+            stale_since: Instant::now(),
             serving: IsServing::No,
             identity: Held::None,
             conditions: Vec::new(),
@@ -375,6 +379,7 @@ impl Owner {
         let status = Status {
             gate: self.gate(standing, feed.as_ref()),
             has_content: self.desired().is_some(),
+            stale_since: self.status.borrow().known_stale_since(),
             serving: match self.shown {
                 Some(_) => IsServing::Yes,
                 None => IsServing::No,
