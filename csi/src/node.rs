@@ -7,6 +7,7 @@ use vsecm_node_agent_api::{
     client::{VolumeState, chain},
     frame::{Gravity, Serving},
     target::Target,
+    volume::InodeKey,
 };
 
 use crate::{
@@ -53,7 +54,11 @@ impl Node for NodeService {
         request: Request<v1::NodePublishVolumeRequest>,
     ) -> Reply<v1::NodePublishVolumeResponse> {
         let request = request.get_ref();
-        let record = match publish::parse(request, &self.kubelet, &self.operator) {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)
+            .map_err(|none| Status::unavailable(format!("no random bytes: {none}")))?;
+        let key = InodeKey::from_random(random);
+        let record = match publish::parse(request, &self.kubelet, &self.operator, key) {
             Err(refusal) if refusal.can_heal() => self
                 .held(&request.volume_id, &request.target_path)
                 .map(|held| held.record)
@@ -196,6 +201,7 @@ mod tests {
             (|r| say(r, UID, "another"), InvalidArgument, "the pod with uid"),
             (|r| say(r, "csi.storage.k8s.io/pod.name", "../x"), InvalidArgument, "pod.name"),
             (|r| say(r, "items", "canary"), InvalidArgument, "items"),
+            (|r| say(r, "item", "canary"), InvalidArgument, "volumeAttributes has"),
             (|r| say(r, "layout", "canary"), InvalidArgument, "layout"),
             (
                 |r| drop(r.secrets.insert("a".to_owned(), "canary".to_owned())),

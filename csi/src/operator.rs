@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use vsecm_node_agent_api::attributes::{self, AttributeError, Context};
 
+const ITEMS: &str = "items";
+
 /// The operator's word.
 #[derive(Clone, Debug, Default)]
 pub struct Operator {
@@ -28,6 +30,9 @@ pub enum RuleError {
     /// An attribute that is given twice.
     #[error("the attribute {0} is given twice")]
     Twice(String),
+    /// An attribute that depends on what is in one pod's secret.
+    #[error("the attribute {0} is each pod's own: it names the keys of one secret")]
+    PerPod(&'static str),
     /// An attribute or a value that does not exist.
     #[error(transparent)]
     Attribute(#[from] AttributeError),
@@ -54,6 +59,9 @@ impl FromStr for Rules {
             let (attribute, value) = (rule.0.to_owned(), rule.1.to_owned());
             if attribute.starts_with(attributes::KUBELETS) {
                 return Err(AttributeError::Unknown(attribute).into());
+            }
+            if attribute == ITEMS {
+                return Err(RuleError::PerPod(ITEMS));
             }
             meaning(&attribute, &value)?;
             if rules.insert(attribute, value).is_some() {
@@ -127,9 +135,14 @@ mod tests {
     fn rules_that_no_pod_could_follow_are_refused() {
         for (text, said) in [
             ("mode", "\"mode\" is not attribute=value, one a line"),
-            ("mode=0999", "the volume attribute mode must be octal"),
+            (
+                "mode=0999",
+                "the volume attribute mode cannot be used: a mode is three or four octal",
+            ),
+            ("mode=0644", "the volume attribute mode cannot be used: a mode has no write bits"),
+            ("items=a=b", "the attribute items is each pod's own"),
             ("mode=0400\nmode=0440", "the attribute mode is given twice"),
-            ("audit=opens", "volumeAttributes has \"audit\""),
+            ("audits=opens", "volumeAttributes has \"audits\""),
             ("=x", "volumeAttributes has \"\""),
             ("csi.storage.k8s.io/pod.uid=1", "volumeAttributes has \"csi.storage"),
         ] {

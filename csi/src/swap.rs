@@ -23,6 +23,7 @@ use rustix::{
 };
 use vsecm_node_agent_api::{
     frame::Bind,
+    items::DEPTH_LIMIT,
     volume::{FileName, VersionDir},
 };
 
@@ -93,8 +94,20 @@ fn empty(root: BorrowedFd<'_>, dir: &VersionDir) -> Result<(), SwapError> {
         Err(Errno::NOENT) => return Ok(()),
         opened => opened.map_err(step("open the folder of the version before"))?,
     };
-    for name in names_in(folder.as_fd(), ".", |_| false)? {
-        remove(folder.as_fd(), name.as_str()).map_err(step("remove a file that is gone"))?;
+    empty_folder(folder.as_fd(), DEPTH_LIMIT)
+}
+
+/// The folders in it stay, without names: they go with the version.
+fn empty_folder(open: BorrowedFd<'_>, depth: usize) -> Result<(), SwapError> {
+    for name in names_in(open, ".", |_| false)? {
+        match remove(open, name.as_str()) {
+            Err(Errno::ISDIR) if depth > 0 => {
+                let inner = folder(open, name.as_str()).map_err(step("open a folder"))?;
+                empty_folder(inner.as_fd(), depth - 1)?;
+            }
+            Err(Errno::ISDIR) => return Err(SwapError::StrangeName),
+            done => done.map_err(step("remove a file that is gone"))?,
+        }
     }
     Ok(())
 }

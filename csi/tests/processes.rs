@@ -249,7 +249,7 @@ async fn one_pod_serves_and_the_next_takes_over_when_it_dies() {
 fn rules_that_no_pod_could_follow_end_csi_before_it_touches_anything() {
     let node = Node(tempfile::tempdir().unwrap());
     for (rules, said) in [
-        ("mode=0999", "the volume attribute mode must be octal"),
+        ("mode=0999", "the volume attribute mode cannot be used: a mode is three or four octal"),
         ("audits=on", "volumeAttributes has \"audits\""),
         ("mode", "is not attribute=value"),
     ] {

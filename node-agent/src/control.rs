@@ -104,8 +104,8 @@ async fn answer(
             let hold = Duration::from_millis(hold_ms).min(LONGEST_HOLD);
             volumes.attach(record, hold).await
         }
-        (AgentRequest::Serve { volume }, Some(descriptor)) => {
-            volumes.serve(&volume, descriptor).await
+        (AgentRequest::Serve { volume, inode_key }, Some(descriptor)) => {
+            volumes.serve(&volume, inode_key, descriptor).await
         }
         (AgentRequest::Resume { record }, Some(descriptor)) => {
             volumes.resume(&record, descriptor).await

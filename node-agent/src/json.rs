@@ -7,13 +7,7 @@
 use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
 
-/// A top-level member: its key, and the bytes that its file shows.
-pub(crate) struct Member {
-    /// The key, unescaped.
-    pub(crate) key: String,
-    /// A string's own bytes; any other value as JSON without white space.
-    pub(crate) value: Zeroizing<Vec<u8>>,
-}
+use crate::member::{Member, Shape};
 
 /// The members of `document` in its order, the last of equal keys only; `None` if it is not a
 /// JSON object.
@@ -33,8 +27,9 @@ pub(crate) fn members(document: &[u8]) -> Option<Vec<Member>> {
         scan.space();
         scan.expect(b':')?;
         scan.space();
-        let value = shown(scan.value()?)?;
-        found.push(Member { key, value });
+        let raw = scan.value()?;
+        let shape = if raw.first() == Some(&b'{') { Shape::Object } else { Shape::Other };
+        found.push(Member { key, value: shown(raw)?, shape });
         scan.space();
         if scan.peek()? == b',' {
             scan.at += 1;

@@ -12,7 +12,7 @@
 //! holds what must outlive both. Readers are answered from memory ([I5]); killed with -9, a
 //! successor goes on with the same descriptors and the same content ([I6]).
 //!
-//! - pure: [`json`], [`inode`], [`tree`], [`mirror`], [`wait`];
+//! - pure: [`json`], [`yaml`], [`member`], [`inode`], [`tree`], [`mirror`], [`wait`];
 //! - content: [`snapshot`], [`memfd`], [`watch`], [`tls`], [`identity`], [`report`];
 //! - the kernel: [`view`], [`filesystem`], [`session`], [`audit`];
 //! - volumes: [`volumes`], [`control`], [`duty`], [`keeper`];
@@ -33,6 +33,7 @@ pub mod json;
 pub mod keeper;
 pub mod kernel;
 pub mod kubernetes;
+pub mod member;
 pub mod memfd;
 pub mod metrics;
 pub mod mirror;
@@ -49,3 +50,4 @@ pub mod view;
 pub mod volumes;
 pub mod wait;
 pub mod watch;
+pub mod yaml;

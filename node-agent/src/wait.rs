@@ -42,6 +42,8 @@ pub enum Wait {
     Expired,
     /// Its time has not come.
     NotYetValid,
+    /// It has not all keys that the volume's items name.
+    NoKey,
     /// Safe cannot read its record.
     Unreadable,
     /// Safe does not serve the pod's identity.
@@ -56,7 +58,7 @@ pub enum Wait {
 
 impl Wait {
     /// All kinds, so that a metric has each of them also at zero.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Starting,
         Self::CsiDriver,
         Self::NoEntry,
@@ -74,6 +76,7 @@ impl Wait {
         Self::Deleted,
         Self::Expired,
         Self::NotYetValid,
+        Self::NoKey,
         Self::Unreadable,
         Self::Refused,
         Self::SafeLocked,
@@ -101,6 +104,7 @@ impl Wait {
             Self::Deleted => "deleted",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::NoKey => "no_key",
             Self::Unreadable => "unreadable",
             Self::Refused => "refused",
             Self::SafeLocked => "safe_locked",

@@ -78,8 +78,8 @@ pub(crate) struct Args {
     /// Reads the value from a file
     #[arg(long, value_name = "PATH")]
     pub(crate) secret_file: Option<PathBuf>,
-    /// How the value is shown: json gives a file per top-level key, raw (or none) one document; yaml is
-    /// kept for later and shown as it was given
+    /// How the value is shown: json gives a file per top-level key, raw (or none) one document; yaml
+    /// the same as json for a YAML mapping
     #[arg(short = 'f', long, value_name = "FORMAT", default_value = "json")]
     pub(crate) format: FormatName,
     /// Not shown before this time (RFC 3339, or now)

@@ -11,6 +11,7 @@
 )]
 
 mod a_secret_reaches_a_pods_file;
+mod a_volume_is_as_its_author_asks;
 mod acknowledged_writes_survive;
 mod an_impostor_is_not_safe;
 mod an_open_watch_ends_with_its_svid;

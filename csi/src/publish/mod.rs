@@ -4,7 +4,7 @@
 use vsecm_node_agent_api::{
     attributes::{self, AttributeError},
     target::{Target, TargetError},
-    volume::{ParseError, PodUid, VolumeRecord},
+    volume::{InodeKey, ParseError, PodUid, VolumeRecord},
 };
 
 use crate::{
@@ -80,11 +80,12 @@ pub(crate) fn required(what: &'static str, text: &str) -> Result<(), Refusal> {
     if text.is_empty() { Err(Refusal::Missing(what)) } else { Ok(()) }
 }
 
-/// Parses a request. `kubelet` is the kubelet's folder as it names it itself.
+/// Parses a request. `kubelet` is the kubelet's folder as it names it itself, `inode_key` a new one.
 pub fn parse(
     request: &NodePublishVolumeRequest,
     kubelet: &str,
     operator: &Operator,
+    inode_key: InodeKey,
 ) -> Result<VolumeRecord, Refusal> {
     required("volume id", &request.volume_id)?;
     required("target path", &request.target_path)?;
@@ -110,7 +111,7 @@ pub fn parse(
     }
     let context = operator.complete(context.clone())?;
     let options = attributes::options(&context, &mount.volume_mount_group)?;
-    Ok(VolumeRecord { volume, pod, options, target: target.to_string() })
+    Ok(VolumeRecord { volume, pod, options, target: target.to_string(), inode_key })
 }
 
 fn mount_of(capability: Option<&VolumeCapability>) -> Result<&MountVolume, Refusal> {

@@ -109,7 +109,8 @@ impl Volumes {
         let label = self.label.clone();
         let made = self.at(target, move |_, _| mount::superblock(label.as_ref()));
         let Detached { fuse, mount } = made.await?;
-        self.agent.serve(&AgentRequest::Serve { volume: volume.clone() }, &fuse).await?;
+        let inode_key = record.inode_key;
+        self.agent.serve(&AgentRequest::Serve { volume: volume.clone(), inode_key }, &fuse).await?;
         self.hold_on(Held::new(record.clone(), Some(fuse)));
         self.settle(volume).await?;
         let writable = self.at(target, move |k, target| k.attach(target, mount.as_fd())).await?;

@@ -3,9 +3,12 @@
 
 use std::{collections::HashMap, str::FromStr};
 
-use crate::volume::{
-    Audit, FileMode, FileName, Gate, Layout, OnRotate, OnWithdraw, ParseError, PodRef,
-    VolumeOptions,
+use crate::{
+    items::{Item, ItemKey, Items, ItemsError},
+    volume::{
+        Audit, FileMode, FileName, Gate, Layout, ModeError, OnRotate, OnWithdraw, ParseError,
+        PodRef, VolumeOptions,
+    },
 };
 
 /// Why the attributes are refused. No refusal holds a value.
@@ -14,12 +17,27 @@ use crate::volume::{
 pub enum AttributeError {
     /// An attribute nobody knows; its name, shortened.
     #[error(
-        "volumeAttributes has {0:?}: only layout, document, mode, optional, audit, onRotate, onWithdraw exist"
+        "volumeAttributes has {0:?}: only layout, document, items, mode, optional, audit, onRotate, onWithdraw exist"
     )]
     Unknown(String),
     /// A known attribute with a value that is not possible, and what is.
     #[error("the volume attribute {0} must be {1}")]
     Value(&'static str, &'static str),
+    /// No permission bits that a file of this volume can have.
+    #[error("the volume attribute mode cannot be used: {0}")]
+    Mode(ModeError),
+    /// No items.
+    #[error("the volume attribute items cannot be used: {0}")]
+    Items(ItemsError),
+    /// An item, counted from 1, where the document's name is expected to be the document.
+    #[error(
+        "the volume attribute items cannot be used: item {0} has the document's name, or a path in \
+         a folder of that name; only the key . is the document"
+    )]
+    Document(usize),
+    /// Both.
+    #[error("the volume attributes items and layout: document exclude each other")]
+    ItemsOrDocument,
     /// The kubelet did not say which pod it is.
     #[error("{0} is missing: the CSIDriver object of this driver must have podInfoOnMount: true")]
     NoPodInfo(&'static str),
@@ -33,10 +51,8 @@ pub enum AttributeError {
 
 const DOCUMENT: AttributeError = AttributeError::Value(
     "document",
-    "a file name of at most 255 bytes without '/' that does not start with '..'",
+    "a file name of at most 255 bytes without '/' and control characters that does not start with '..'",
 );
-const MODE: AttributeError =
-    AttributeError::Value("mode", "octal permission bits, \"0001\" to \"0777\"");
 
 /// `volume_context` of a publish request.
 pub type Context = HashMap<String, String>;
@@ -86,6 +102,7 @@ pub fn options(context: &Context, group: &str) -> Result<VolumeOptions, Attribut
     let mut options = VolumeOptions {
         layout: Layout::Files,
         document: document("secrets.json")?,
+        items: Items::default(),
         mode: mode(default_mode)?,
         gate: Gate::Required,
         on_withdraw: OnWithdraw::Keep,
@@ -99,6 +116,7 @@ pub fn options(context: &Context, group: &str) -> Result<VolumeOptions, Attribut
             ("layout", "document") => options.layout = Layout::Document,
             ("layout", _) => return value("layout", "files or document"),
             ("document", name) => options.document = document(name)?,
+            ("items", text) => options.items = text.parse().map_err(AttributeError::Items)?,
             ("mode", text) => options.mode = mode(text)?,
             ("optional", "true") => options.gate = Gate::Optional,
             ("optional", "false") => options.gate = Gate::Required,
@@ -116,7 +134,21 @@ pub fn options(context: &Context, group: &str) -> Result<VolumeOptions, Attribut
             (key, _) => return Err(AttributeError::Unknown(key.chars().take(80).collect())),
         }
     }
+    fit(&options)?;
     Ok(options)
+}
+
+/// Whether the attributes go together.
+fn fit(options: &VolumeOptions) -> Result<(), AttributeError> {
+    if !options.items.is_empty() && options.layout == Layout::Document {
+        return Err(AttributeError::ItemsOrDocument);
+    }
+    let mut items = options.items.iter();
+    let is_named_so = |item: &Item| item.path.names().first() == Some(&options.document);
+    match items.position(|item| is_named_so(item) && item.key != ItemKey::Document) {
+        Some(at) => Err(AttributeError::Document(at + 1)),
+        None => Ok(()),
+    }
 }
 
 fn document(name: &str) -> Result<FileName, AttributeError> {
@@ -124,9 +156,7 @@ fn document(name: &str) -> Result<FileName, AttributeError> {
 }
 
 fn mode(text: &str) -> Result<FileMode, AttributeError> {
-    let octal = matches!(text.len(), 3 | 4) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
-    let bits = u16::from_str_radix(text, 8).ok().filter(|_| octal);
-    bits.ok_or(MODE)?.try_into().map_err(|_rule| MODE)
+    text.parse().map_err(AttributeError::Mode)
 }
 
 #[cfg(test)]
@@ -145,10 +175,39 @@ mod tests {
         assert_eq!((parsed.mode.bits(), parsed.group), (0o440, Some(5)));
     }
 
+    fn of(attributes: &[(&str, &str)]) -> Result<VolumeOptions, AttributeError> {
+        let owned = attributes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        options(&owned.collect(), "")
+    }
+
+    #[test]
+    fn items_clash_neither_with_the_layout_nor_with_the_document() {
+        assert_eq!(of(&[("items", "a=x/y:0400,.=all")]).unwrap().items.len(), 2);
+        assert_eq!(
+            of(&[("items", "a=b"), ("layout", "document")]),
+            Err(AttributeError::ItemsOrDocument)
+        );
+        for path in ["secrets.json", "secrets.json/a"] {
+            let refused = of(&[("items", &format!("x=y,a={path}"))]);
+            assert_eq!(refused, Err(AttributeError::Document(2)));
+        }
+        of(&[("items", ".=secrets.json,a=x/secrets.json")]).unwrap();
+        of(&[("items", "a=secrets.json"), ("document", "all")]).unwrap();
+        assert_eq!(of(&[("items", ".=x"), ("document", "x")]).unwrap().items.len(), 1);
+    }
+
+    #[test]
+    fn a_mode_that_is_refused_is_refused_with_its_rule() {
+        for (mode, part) in [("0644", "no write bits"), ("4444", "setuid"), ("x", "octal")] {
+            let text = of(&[("mode", mode)]).unwrap_err().to_string();
+            assert!(text.contains("attribute mode") && text.contains(part), "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_attribute_panics_and_no_refusal_shows_a_value(
-            key in "(mode|layout|document|optional|audit|onRotate|onWithdraw|[a-z]{1,9})",
+            key in "(items|mode|layout|document|optional|audit|onRotate|onWithdraw|[a-z]{1,9})",
             text in "canary\\PC{0,12}",
         ) {
             if let Err(error) = options(&HashMap::from([(key, text)]), "") {

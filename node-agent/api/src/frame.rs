@@ -8,17 +8,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::volume::{VersionDir, VolumeId, VolumeRecord};
+use crate::volume::{InodeKey, VersionDir, VolumeId, VolumeRecord};
 
 /// Bytes in one frame at most. The kernel's default send buffer is 208 KiB; the largest frame,
-/// a page of [`PAGE`] records, stays below 40 KiB, whatever their names are made of.
+/// a page of [`PAGE`] records, stays below 56 KiB, whatever their names are made of.
 pub const FRAME_LIMIT: usize = 64 * 1024;
 
 /// Descriptors in one frame at most.
 pub const DESCRIPTOR_LIMIT: usize = 2;
 
 /// Records or keys in one page of a list.
-pub const PAGE: usize = 8;
+pub const PAGE: usize = 4;
 
 /// Bytes in a sentence ([`AgentReply::Waiting`], …) at most; longer ones are cut.
 pub const SENTENCE_LIMIT: usize = 2048;
@@ -41,6 +41,9 @@ pub enum AgentRequest {
     Serve {
         /// The volume.
         volume: VolumeId,
+        /// The key that is in the record which the descriptor is deposited with: not always that
+        /// of the record which was attached, as a csi in between may have died.
+        inode_key: InodeKey,
     },
     /// Go on serving an already initialised descriptor, which comes with this frame, unless this
     /// process serves the volume already. Replies: `Served`, `Refused`.
@@ -376,9 +379,12 @@ pub fn sentence(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::{
-        Audit, FileMode, Gate, Layout, ObjectName, OnRotate, OnWithdraw, PodRef, PodUid,
-        VolumeOptions,
+    use crate::{
+        items::TEXT_LIMIT,
+        volume::{
+            Audit, FileMode, Gate, Layout, ObjectName, OnRotate, OnWithdraw, PodRef, PodUid,
+            VolumeOptions,
+        },
     };
 
     #[test]
@@ -421,13 +427,14 @@ mod tests {
 
     #[test]
     fn a_page_of_the_widest_records_is_one_frame() {
-        // JSON makes six bytes of a control character, and a pod's author may write 255 of them
-        let wide = "\u{1}".repeat(255);
+        // JSON makes six bytes of a control character, and two of what an author may write
+        let (control, wide) = ("\u{1}".repeat(255), "\"".repeat(255));
+        let items = format!("{}=p", "\"".repeat(TEXT_LIMIT - 2));
         let label = "n".repeat(253).parse::<ObjectName>().unwrap();
         let uid = "1".repeat(64).parse::<PodUid>().unwrap();
         let record = VolumeRecord {
             volume: "v".repeat(128).parse().unwrap(),
-            target: format!("pods/{uid}/volumes/kubernetes.io~csi/{wide}/mount"),
+            target: format!("pods/{uid}/volumes/kubernetes.io~csi/{control}/mount"),
             pod: PodRef {
                 namespace: label.clone(),
                 name: label.clone(),
@@ -437,6 +444,7 @@ mod tests {
             options: VolumeOptions {
                 layout: Layout::Document,
                 document: wide.parse().unwrap(),
+                items: items.parse().unwrap(),
                 mode: FileMode::try_from(0o444).unwrap(),
                 gate: Gate::Required,
                 on_withdraw: OnWithdraw::Revoke,
@@ -444,6 +452,7 @@ mod tests {
                 on_rotate: OnRotate::Follow,
                 group: Some(u32::MAX - 1),
             },
+            inode_key: InodeKey::from_random([0; 16]),
         };
         let records = vec![record; PAGE];
         let page = serde_json::to_vec(&KeeperReply::Volumes { records }).unwrap();

@@ -11,7 +11,7 @@
 //! as a sealed memfd between node-agent and keeper ([I7]).
 //!
 //! - [`volume`]: the nouns, parsed once;
-//! - [`attributes`], [`target`]: the same, from what the kubelet says;
+//! - [`attributes`], [`items`], [`target`]: the same, from what the kubelet says;
 //! - [`frame`]: requests and replies of the three conversations;
 //! - [`peer`]: who may talk;
 //! - [`channel`]: frames and descriptors on a socket;
@@ -24,6 +24,7 @@ pub mod attributes;
 pub mod channel;
 pub mod client;
 pub mod frame;
+pub mod items;
 pub mod kernel;
 pub mod peer;
 pub mod process;

@@ -1,8 +1,10 @@
 //! A volume, its pod and its options. All types are parsed at the door and stay valid.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+
+use crate::items::Items;
 
 /// Why a text is not one of the nouns of this module.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -148,12 +150,13 @@ noun!(
 
 noun!(
     /// The name of a file that a volume shows: one path component that cannot be mistaken for
-    /// the versioned folders, which start with `..`.
+    /// the versioned folders, which start with `..`, and that a terminal shows as it is.
     FileName,
     |text| {
         bounded("file name", text, 255)?;
-        if text.contains(['/', '\0']) || text == "." || text.starts_with("..") {
-            let rule = "one path component that is not '.' and does not start with '..'";
+        let is_strange = |c: char| c == '/' || c.is_control();
+        if text.contains(is_strange) || text == "." || text.starts_with("..") {
+            let rule = "one path component without control characters that is not '.' and does not start with '..'";
             return Err(malformed("file name", text, rule));
         }
         Ok(())
@@ -249,10 +252,25 @@ pub enum OnRotate {
     Revoke,
 }
 
-/// Permission bits of a file: read bits only, as the volume is read-only.
+/// Permission bits of a file: read and execute bits only, as the volume is read-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u16", into = "u16")]
 pub struct FileMode(u16);
+
+/// Why something is no [`FileMode`].
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ModeError {
+    /// Not three or four octal digits, or no bit at all.
+    #[error("a mode is three or four octal digits, \"0001\" to \"0555\"")]
+    Shape,
+    /// Bits that let someone write.
+    #[error("a mode has no write bits, as the volume is read-only")]
+    Write,
+    /// setuid, setgid, sticky.
+    #[error("a mode has none of the bits setuid, setgid and sticky")]
+    Special,
+}
 
 impl FileMode {
     /// The bits.
@@ -262,14 +280,25 @@ impl FileMode {
 }
 
 impl TryFrom<u16> for FileMode {
-    type Error = ParseError;
+    type Error = ModeError;
 
-    fn try_from(bits: u16) -> Result<Self, ParseError> {
-        if bits == 0 || bits & !0o777 != 0 {
-            let rule = "octal permission bits between 0001 and 0777";
-            return Err(malformed("file mode", &format!("{bits:04o}"), rule));
+    fn try_from(bits: u16) -> Result<Self, ModeError> {
+        match bits {
+            0 => Err(ModeError::Shape),
+            bits if bits & !0o777 != 0 => Err(ModeError::Special),
+            bits if bits & 0o222 != 0 => Err(ModeError::Write),
+            bits => Ok(Self(bits)),
         }
-        Ok(Self(bits))
+    }
+}
+
+impl FromStr for FileMode {
+    type Err = ModeError;
+
+    fn from_str(text: &str) -> Result<Self, ModeError> {
+        let octal = matches!(text.len(), 3 | 4) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+        let bits = u16::from_str_radix(text, 8).ok().filter(|_| octal);
+        bits.ok_or(ModeError::Shape)?.try_into()
     }
 }
 
@@ -287,6 +316,8 @@ pub struct VolumeOptions {
     pub layout: Layout,
     /// Attribute `document`: the name of the file that holds the whole document.
     pub document: FileName,
+    /// Attribute `items`: if there are any, they are all that is shown.
+    pub items: Items,
     /// Attribute `mode`, or the default (0444; 0440 with a group).
     pub mode: FileMode,
     /// Attribute `optional`.
@@ -301,6 +332,48 @@ pub struct VolumeOptions {
     pub group: Option<u32>,
 }
 
+/// What a volume's inode numbers are derived from. Whoever does not know it cannot choose names
+/// whose numbers are equal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InodeKey([u8; 16]);
+
+impl InodeKey {
+    /// A key of random bytes.
+    pub const fn from_random(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for InodeKey {
+    type Error = ParseError;
+
+    fn try_from(text: String) -> Result<Self, ParseError> {
+        let is_hex = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let number = u128::from_str_radix(&text, 16).ok().filter(|_| is_hex);
+        let rule = "32 hex digits";
+        let malformed = ParseError::Malformed { what: "inode key", text: String::new(), rule };
+        number.map(|number| Self(number.to_be_bytes())).ok_or(malformed)
+    }
+}
+
+impl From<InodeKey> for String {
+    fn from(key: InodeKey) -> Self {
+        format!("{:032x}", u128::from_be_bytes(key.0))
+    }
+}
+
+impl fmt::Debug for InodeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InodeKey(..)")
+    }
+}
+
 /// All that a restarted process needs to know of a volume. It has no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -313,6 +386,16 @@ pub struct VolumeRecord {
     pub options: VolumeOptions,
     /// The target path below the kubelet's folder, `pods/<uid>/volumes/kubernetes.io~csi/<name>/mount`.
     pub target: String,
+    /// Made at the first publish; the volume keeps the one that it was served with.
+    pub inode_key: InodeKey,
+}
+
+impl VolumeRecord {
+    /// Whether both ask for the same. The key is not asked for: each publish brings a new one.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        let Self { volume, pod, options, target, inode_key: _ } = self;
+        (volume, pod, options, target) == (&other.volume, &other.pod, &other.options, &other.target)
+    }
 }
 
 #[cfg(test)]
@@ -323,7 +406,8 @@ mod tests {
 
     #[test]
     fn a_file_name_is_one_component_below_255_bytes() {
-        for bad in ["", ".", "..", "..data", "a/b", "a\0b"] {
+        for bad in ["", ".", "..", "..data", "a/b", "a\0b", "a\nb", "\u{1b}[1m", "\u{7f}", "\u{85}"]
+        {
             assert!(bad.parse::<FileName>().is_err(), "{bad:?} must be refused");
         }
         assert!("x".repeat(256).parse::<FileName>().is_err());
@@ -351,10 +435,30 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_has_permission_bits_only() {
-        assert!(FileMode::try_from(0o4755).is_err());
-        assert!(FileMode::try_from(0).is_err());
-        assert_eq!(FileMode::try_from(0o440).map(FileMode::bits), Ok(0o440));
+    fn a_mode_has_read_and_execute_bits_only() {
+        let parse = |text: &str| text.parse::<FileMode>().map(FileMode::bits);
+        assert_eq!(parse("0555"), Ok(0o555));
+        assert_eq!(parse("440"), Ok(0o440));
+        for text in ["", "0", "000", "0888", "00444", "+44", "0o444"] {
+            assert_eq!(parse(text), Err(ModeError::Shape), "{text:?}");
+        }
+        assert_eq!(parse("0644"), Err(ModeError::Write));
+        assert_eq!(parse("0002"), Err(ModeError::Write));
+        for text in ["1444", "2444", "4555", "7777"] {
+            assert_eq!(parse(text), Err(ModeError::Special), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_inode_key_survives_json_and_is_not_shown() {
+        let key = InodeKey::from_random([0xab; 16]);
+        let json = serde_json::to_string(&key).unwrap();
+        assert_eq!(json, format!("\"{}\"", "ab".repeat(16)));
+        assert_eq!(serde_json::from_str::<InodeKey>(&json).unwrap(), key);
+        assert!(!format!("{key:?}").contains("ab"));
+        for bad in ["", "ab", &"x".repeat(32), &format!("+{}", "a".repeat(31))] {
+            assert!(InodeKey::try_from(bad.to_owned()).is_err(), "{bad:?}");
+        }
     }
 
     proptest! {

@@ -135,7 +135,7 @@ impl VolumeFilesystem {
 
     fn forgotten(&self, ino: u64, count: u64) {
         let mirror = self.view.load();
-        if let Some(Node::File(edition, _) | Node::Folder(edition)) = mirror.node(ino) {
+        if let Some(Node::File(edition, _) | Node::Folder(edition, _)) = mirror.node(ino) {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             edition.looked_up().fetch_sub(count, Relaxed);
         }
@@ -150,14 +150,14 @@ fn opened(tree: &Tree, file: &File, outcome: Outcome) -> Opened {
     Opened {
         secret: said.map(|snapshot| snapshot.key().secret.clone()),
         revision: said.and_then(|snapshot| snapshot.position()).map(|position| position.revision),
-        file: Some(file.name().to_string()),
+        file: Some(file.path().to_string()),
         outcome,
     }
 }
 
 fn found(mirror: &Mirror, node: &Node<'_>, reply: ReplyEntry) {
     let attributes = mirror.entry(node);
-    if let Node::File(edition, _) | Node::Folder(edition) = node {
+    if let Node::File(edition, _) | Node::Folder(edition, _) = node {
         edition.looked_up().fetch_add(1, Relaxed);
     }
     let generation = Generation(attributes.generation);

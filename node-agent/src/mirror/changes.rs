@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vsecm_node_agent_api::volume::{OnRotate, VersionDir};
 
 use super::{DATA, DATA_TMP, Mirror, edition::Edition, link_target};
-use crate::inode::ROOT;
+use crate::{inode::ROOT, tree::Child};
 
 /// Why a change is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -115,10 +115,15 @@ impl Mirror {
         }
         let is_it = |e: &&mut Edition| {
             let tree = e.tree();
-            tree.dir() != dir && replaced.contains(tree.dir()) && tree.ino() == parent
+            tree.dir() != dir && replaced.contains(tree.dir()) && tree.by_ino(parent).is_some()
         };
         let edition = self.editions.iter_mut().find(is_it).ok_or(Refusal::ReadOnly)?;
-        if edition.tree().file(name).is_none() {
+        let tree = edition.tree();
+        let child = match tree.by_ino(parent) {
+            Some(Child::Folder(folder)) => tree.child(folder, name),
+            _ => None,
+        };
+        if !matches!(child, Some(Child::File(_))) {
             return Err(Refusal::Missing);
         }
         edition.unlink();
@@ -144,10 +149,13 @@ impl Mirror {
         }
     }
 
-    /// Whether the version to be published has a file of that name.
+    /// Whether the version to be published has a file or folder of that name.
     fn will_show(&self, name: &str) -> bool {
         let Some(Expected::Publish { dir, .. }) = &self.expected else { return false };
         let edition = self.found(dir.as_str());
-        edition.is_some_and(|edition| edition.tree().file(name).is_some())
+        edition.is_some_and(|edition| {
+            let tree = edition.tree();
+            tree.child(tree.top(), name).is_some()
+        })
     }
 }

@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::tree::Tree;
+use super::Node;
+use crate::tree::{Child, Tree};
 
 /// A version that is gone from the tree answers for its inodes at least this long, though the
 /// kernel says that it has none: it may be about to say otherwise.
@@ -77,6 +78,19 @@ impl Edition {
     /// The version.
     pub fn tree(&self) -> &Arc<Tree> {
         &self.tree
+    }
+
+    /// Its folder.
+    pub(super) fn top(&self) -> Node<'_> {
+        Node::Folder(self, self.tree.top())
+    }
+
+    /// One of its folders or files.
+    pub(super) fn node<'a>(&'a self, child: Child<'a>) -> Node<'a> {
+        match child {
+            Child::Folder(folder) => Node::Folder(self, folder),
+            Child::File(file) => Node::File(self, file),
+        }
     }
 
     /// How often the kernel was given an inode of this version, less what it has forgotten.

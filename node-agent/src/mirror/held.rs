@@ -9,7 +9,7 @@ use vsecm_node_agent_api::{
 };
 
 use super::{Edition, Followers, Mirror, Node};
-use crate::{inode::name_part, tree::File};
+use crate::tree::{Child, File, Folder};
 
 impl Mirror {
     /// What READ of `ino` gives; `None` is ESTALE.
@@ -33,14 +33,26 @@ impl Mirror {
         (!edition.is_revoked()).then_some((edition, file))
     }
 
-    /// The version whose files the folder `ino` has.
-    pub(super) fn folder(&self, ino: u64) -> Option<&Edition> {
-        if self.followers.contains_key(&ino) {
-            return self.found(self.data.as_str());
+    /// What the folder `ino` shows: a folder of this version.
+    pub(super) fn folder(&self, ino: u64) -> Option<(&Edition, &Folder)> {
+        if let Some(path) = self.followers.get(&ino) {
+            let edition = self.found(self.data.as_str())?;
+            return match edition.tree().at_path(path)? {
+                Child::Folder(folder) => Some((edition, folder)),
+                Child::File(_) => None,
+            };
         }
         match self.node(ino)? {
-            Node::Folder(edition) => Some(edition),
+            Node::Folder(edition, folder) => Some((edition, folder)),
             _ => None,
+        }
+    }
+
+    /// The file that is shown at the path that `ino` had in its version.
+    pub(super) fn namesake(&self, ino: u64) -> Option<&File> {
+        match self.shown()?.namesake(ino)? {
+            Child::File(file) => Some(file),
+            Child::Folder(_) => None,
         }
     }
 
@@ -50,11 +62,7 @@ impl Mirror {
         if let Some((edition, file)) = self.readable(ino) {
             return (edition.tree().bytes(file).len(), edition.tree().time());
         }
-        let namesake = self.shown().and_then(|tree| {
-            let mut files = tree.files().iter();
-            let file = files.find(|file| name_part(file.ino()) == name_part(ino))?;
-            Some(tree.bytes(file).len())
-        });
+        let namesake = self.shown().and_then(|tree| Some(tree.bytes(self.namesake(ino)?).len()));
         (namesake.unwrap_or_default().max(1), self.time())
     }
 
@@ -115,10 +123,7 @@ impl Mirror {
         let by_path = || {
             let is_it = |e: &&Edition| *e.tree().dir() == bind.dir;
             let tree = self.editions.iter().rev().find(is_it)?.tree();
-            match bind.path.as_str() {
-                "" => Some(tree.ino()),
-                path => tree.file(path).map(File::ino),
-            }
+            tree.at_path(&bind.path).map(Child::ino)
         };
         bind.ino.or_else(by_path)
     }

@@ -17,7 +17,7 @@ use vsecm_node_agent_api::volume::{OnRotate, VersionDir};
 use crate::{
     inode::{Kind, Numbers, ROOT},
     snapshot::VersionId,
-    tree::{File, Looks, Tree},
+    tree::{File, Folder, Looks, Tree},
 };
 
 use self::links::Links;
@@ -70,8 +70,8 @@ pub enum Node<'a> {
     Pointer(&'a VersionDir),
     /// A name at the root, a link to `..data/<name>`.
     Link(&'a str),
-    /// A version's folder.
-    Folder(&'a Edition),
+    /// A version's folder, or one below it.
+    Folder(&'a Edition, &'a Folder),
     /// A version's file.
     File(&'a Edition, &'a File),
     /// A number that was handed out for a version that is forgotten.
@@ -100,8 +100,8 @@ impl Mirror {
     /// A volume that shows `tree`.
     pub fn new(numbers: Numbers, tree: Arc<Tree>, origin: Origin) -> Self {
         let mut links = Links::default();
-        for file in tree.files() {
-            links.add(&numbers, file.name().as_str());
+        for (name, _child) in tree.children(tree.top()) {
+            links.add(&numbers, name);
         }
         Self {
             numbers,
@@ -251,10 +251,11 @@ impl Mirror {
         names
     }
 
-    /// Names of the files of all versions.
+    /// Names of the files and folders of all versions that have a link at the root.
     pub fn file_names(&self) -> BTreeSet<String> {
-        let files = self.editions.iter().flat_map(|edition| edition.tree().files());
-        files.map(|file| file.name().to_string()).collect()
+        let trees = self.editions.iter().map(Edition::tree);
+        let names = trees.flat_map(|tree| tree.children(tree.top()));
+        names.map(|(name, _child)| name.to_owned()).collect()
     }
 
     /// How many versions are in memory.
@@ -277,16 +278,15 @@ impl Mirror {
     /// The child `name` of the folder with inode `parent`.
     pub fn lookup(&self, parent: u64, name: &str) -> Option<Node<'_>> {
         if parent != ROOT {
-            let edition = self.folder(parent)?;
-            let file = edition.tree().file(name)?;
-            return Some(Node::File(edition, file));
+            let (edition, folder) = self.folder(parent)?;
+            return Some(edition.node(edition.tree().child(folder, name)?));
         }
         match name {
             DATA => Some(Node::Pointer(&self.data)),
             DATA_TMP => self.data_tmp.as_ref().map(Node::Pointer),
             _ => match self.links.by_name.get_key_value(name) {
                 Some((name, _ino)) => Some(Node::Link(name)),
-                None => self.found(name).map(Node::Folder),
+                None => self.found(name).map(Edition::top),
             },
         }
     }
@@ -304,8 +304,9 @@ impl Mirror {
         let by_edition = || {
             // the newest first: it is asked for most
             self.editions.iter().rev().find_map(|edition| match kind {
-                Kind::Folder => (edition.tree().ino() == ino).then_some(Node::Folder(edition)),
-                Kind::File => edition.tree().file_by_ino(ino).map(|file| Node::File(edition, file)),
+                Kind::Folder | Kind::File => {
+                    edition.tree().by_ino(ino).map(|child| edition.node(child))
+                }
                 Kind::Link => (self.pointer_ino(edition.tree().dir()) == ino)
                     .then_some(Node::Pointer(edition.tree().dir())),
             })
@@ -325,7 +326,7 @@ impl Mirror {
             Node::Root | Node::Ghost(_) => ROOT,
             Node::Pointer(dir) => self.pointer_ino(dir),
             Node::Link(name) => self.links.by_name.get(*name).copied().unwrap_or_default(),
-            Node::Folder(edition) => edition.tree().ino(),
+            Node::Folder(_, folder) => folder.ino(),
             Node::File(_, file) => file.ino(),
         };
         self.attributes_of(ino, node)
@@ -336,7 +337,7 @@ impl Mirror {
             Node::Root => (Kind::Folder, 0, self.time(), 0),
             Node::Pointer(dir) => (Kind::Link, dir.as_str().len(), self.time(), 0),
             Node::Link(name) => (Kind::Link, link_target(name).len(), self.time(), 0),
-            Node::Folder(edition) => {
+            Node::Folder(edition, _) => {
                 (Kind::Folder, 0, edition.tree().time(), edition.tree().source().id().generation())
             }
             Node::File(edition, _) => {
@@ -349,17 +350,22 @@ impl Mirror {
             }
             Node::Ghost(kind) => (*kind, 0, self.time(), 0),
         };
-        let mode = match kind {
-            Kind::Folder => self.looks.folder_mode,
-            Kind::File => self.looks.file_mode,
-            Kind::Link => 0o777,
+        let mode = match (node, kind) {
+            (Node::File(_, file), _) => file.mode(),
+            (_, Kind::Folder) => self.looks.folder_mode,
+            (_, Kind::File) => self.namesake(ino).map_or(self.looks.file_mode, File::mode),
+            (_, Kind::Link) => 0o777,
         };
         let names = match node {
             // else an inotify watch would not hear of its end
             Node::File(edition, _) if edition.is_unlinked() => 0,
+            // its own two, and one in each folder in it
+            Node::Root => 2 + self.editions.iter().filter(|e| e.is_listed()).count(),
+            Node::Folder(_, folder) => 2 + folder.inner(),
             _ if kind == Kind::Folder => 2,
             _ => 1,
         };
+        let names = u32::try_from(names).unwrap_or(u32::MAX);
         let (size, group) = (size as u64, self.looks.group);
         Attributes { ino, kind, size, names, mode, group, time, generation }
     }
@@ -380,13 +386,13 @@ impl Mirror {
                 let links = self.links.by_name.keys();
                 names.extend(links.map(|name| entry(name, &Node::Link(name))));
                 let folders = self.editions.iter().filter(|edition| edition.is_listed());
-                names.extend(folders.map(|s| entry(s.tree().dir().as_str(), &Node::Folder(s))));
+                names.extend(folders.map(|s| entry(s.tree().dir().as_str(), &s.top())));
                 Some(names)
             }
-            Node::Folder(_) | Node::Ghost(Kind::Folder) => {
-                let Some(edition) = self.folder(ino) else { return Some(Vec::new()) };
-                let files = edition.tree().files().iter();
-                Some(files.map(|f| entry(f.name().as_str(), &Node::File(edition, f))).collect())
+            Node::Folder(..) | Node::Ghost(Kind::Folder) => {
+                let Some((edition, folder)) = self.folder(ino) else { return Some(Vec::new()) };
+                let children = edition.tree().children(folder);
+                Some(children.map(|(name, child)| entry(name, &edition.node(child))).collect())
             }
             _ => None,
         }

@@ -4,10 +4,13 @@ use proptest::prelude::*;
 use vsecm_node_agent_api::frame::Bind;
 
 use super::{edition::WALK_GRACE, *};
-use crate::tree::tests::tree;
+use crate::{
+    inode::tests::KEY,
+    tree::tests::{tree, tree_of},
+};
 
 fn mirror(text: &str) -> Mirror {
-    Mirror::new(Numbers::new("csi-1"), Arc::new(tree(1, text)), Origin::Own)
+    Mirror::new(Numbers::new(KEY), Arc::new(tree(1, text)), Origin::Own)
 }
 
 fn dir(text: &str) -> VersionDir {
@@ -313,7 +316,7 @@ fn walks_that_are_under_way_find_a_version_and_those_that_are_inside_also_after_
     let mut mirror = staged("{\"a\":1}", "{\"a\":2}");
     swap(&mut mirror, &[], &[]);
     assert_eq!(names(&mirror, ROOT), [DATA, "a", "secrets.json", "..2"]);
-    let Some(Node::Folder(edition)) = mirror.lookup(ROOT, "..1") else {
+    let Some(Node::Folder(edition, _)) = mirror.lookup(ROOT, "..1") else {
         panic!("a walk may still come by");
     };
     let folder = edition.tree().ino();
@@ -330,6 +333,83 @@ fn the_version_that_is_shown_and_the_one_to_be_shown_stay() {
     mirror.leave_others(None);
     assert_eq!(mirror.versions(), 1, "what csi has not made yet, nobody has seen");
     assert!(mirror.found("..1").is_some_and(Edition::is_listed));
+}
+
+const FOLDERS: &str = "user=user,pass=db/pass:0400,host=db/net/host";
+
+fn with_folders(revision: u64, text: &str) -> Arc<Tree> {
+    Arc::new(tree_of(revision, text, FOLDERS))
+}
+
+#[test]
+fn a_folder_has_one_link_at_the_root_and_is_walked_name_by_name() {
+    let text = "{\"user\":1,\"pass\":22,\"host\":333}";
+    let mirror = Mirror::new(Numbers::new(KEY), with_folders(1, text), Origin::Own);
+    assert_eq!(names(&mirror, ROOT), [DATA, "db", "user", "..1"]);
+    let mut folder = mirror.shown().unwrap().ino();
+    for (name, inside, links) in [("db", ["net", "pass"].as_slice(), 3), ("net", &["host"], 2)] {
+        let node = mirror.lookup(folder, name).unwrap();
+        let attributes = mirror.entry(&node);
+        assert_eq!((attributes.kind, attributes.mode), (Kind::Folder, 0o755));
+        assert_eq!(attributes.names, links);
+        folder = attributes.ino;
+        assert_eq!(names(&mirror, folder), inside);
+    }
+    let host = mirror.entry(&mirror.lookup(folder, "host").unwrap());
+    assert_eq!((host.kind, host.size, host.mode), (Kind::File, 3, 0o444));
+    assert!(mirror.lookup(folder, "pass").is_none());
+    assert_eq!(mirror.attributes(ROOT).unwrap().names, 3);
+}
+
+#[test]
+fn a_folder_of_a_forgotten_version_answers_getattr_and_lists_nothing() {
+    let text = "{\"user\":1,\"pass\":22,\"host\":333}";
+    let old = with_folders(1, text);
+    let mirror = Mirror::new(Numbers::new(KEY), with_folders(2, "{\"pass\":4444}"), Origin::Own);
+    for folder in old.folders() {
+        let attributes = mirror.attributes(folder.ino()).unwrap();
+        assert_eq!((attributes.ino, attributes.kind), (folder.ino(), Kind::Folder));
+        assert_eq!(names(&mirror, folder.ino()), [] as [String; 0]);
+    }
+    let pass = mirror.attributes(old.file("db/pass").unwrap().ino()).unwrap();
+    assert_eq!((pass.size, pass.mode), (4, 0o400));
+    let host = mirror.attributes(old.file("db/net/host").unwrap().ino()).unwrap();
+    assert_eq!((host.size, host.mode), (1, 0o444));
+}
+
+#[test]
+fn a_swap_links_what_is_first_in_each_path() {
+    let old = with_folders(1, "{\"user\":1}");
+    let mut mirror = Mirror::new(Numbers::new(KEY), old, Origin::Own);
+    mirror.stage(with_folders(2, "{\"pass\":2}"));
+    mirror.expect(Some(Expected::Publish { dir: dir("..2"), replaced: vec![dir("..1")] }));
+    for strange in ["pass", "db/pass", "net"] {
+        let refused = mirror.symlink(ROOT, strange, &link_target(strange));
+        assert_eq!(refused, Err(Refusal::ReadOnly), "{strange}");
+    }
+    swap(&mut mirror, &["db"], &["user"]);
+    assert_eq!(names(&mirror, ROOT), [DATA, "db", "..2"]);
+}
+
+#[test]
+fn a_swap_takes_the_names_of_files_in_folders_too_and_a_bound_folder_follows() {
+    let old = with_folders(1, "{\"user\":1,\"pass\":2,\"host\":3}");
+    let inner: Vec<_> = old.folders().map(Folder::ino).collect();
+    let mut mirror = Mirror::new(Numbers::new(KEY), Arc::clone(&old), Origin::Own);
+    mirror.stage(with_folders(2, "{\"user\":1,\"pass\":22}"));
+    mirror.expect(Some(Expected::Publish { dir: dir("..2"), replaced: vec![dir("..1")] }));
+    swap(&mut mirror, &[], &[]);
+    assert_eq!(mirror.unlink(inner[1], "net"), Err(Refusal::Missing), "a folder is no file");
+    assert_eq!(mirror.unlink(inner[1], "pass"), Ok(()));
+    assert_eq!(mirror.unlink(inner[2], "host"), Ok(()));
+    assert_eq!(mirror.unlink(inner[2], "user"), Err(Refusal::Missing));
+    let bind = Bind { dir: dir("..1"), path: "db".to_owned(), ino: None };
+    let followers = mirror.following(&[bind]);
+    assert_eq!(followers, Followers::from([(inner[1], "db".to_owned())]));
+    mirror.follow(Arc::new(followers));
+    assert_eq!(names(&mirror, inner[1]), ["pass"], "net is gone");
+    let pass = mirror.lookup(inner[1], "pass").unwrap();
+    assert_eq!(mirror.entry(&pass).size, 2);
 }
 
 proptest! {

@@ -27,7 +27,7 @@ use crate::{
     filesystem::{Observers, VolumeFilesystem},
     inode::ROOT,
     kernel,
-    tree::Tree,
+    tree::{Child, Tree},
     view::View,
 };
 
@@ -248,11 +248,20 @@ impl Serving {
     /// Takes a version's names from the kernel: watchers of its files hear of their end, as on a
     /// Secret volume. Path walks inside the folder go on.
     pub fn forget_version(&self, tree: &Tree) {
-        for file in tree.files() {
-            let (folder, ino) = (INodeNo(tree.ino()), INodeNo(file.ino()));
-            let name = file.name().as_str();
-            if let Err(error) = self.notifier.delete(folder, ino, name.as_ref()) {
-                debug!(name, %error, "a file's end could not be told");
+        // from the innermost folders outwards
+        for folder in tree.folders().rev() {
+            let parent = INodeNo(folder.ino());
+            for (name, child) in tree.children(folder) {
+                let told = match child {
+                    Child::File(file) => {
+                        self.notifier.delete(parent, INodeNo(file.ino()), name.as_ref())
+                    }
+                    // a folder that is told to be deleted is one in which nothing can be found
+                    Child::Folder(_) => self.notifier.inval_entry(parent, name.as_ref()),
+                };
+                if let Err(error) = told {
+                    debug!(name, %error, "the end of a name could not be told");
+                }
             }
         }
         self.forget_name(tree.dir().as_str());

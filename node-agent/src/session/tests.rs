@@ -13,14 +13,14 @@ use super::{
     *,
 };
 use crate::{
-    inode::Numbers,
+    inode::{Numbers, tests::KEY},
     mirror::{DATA, Expected, Mirror, Origin, link_target},
     tree::tests::tree,
 };
 
 pub(super) fn view(revision: u64, text: &str, origin: Origin) -> Arc<View> {
     let tree = Arc::new(tree(revision, text));
-    Arc::new(View::new(Mirror::new(Numbers::new("csi-1"), tree, origin)))
+    Arc::new(View::new(Mirror::new(Numbers::new(KEY), tree, origin)))
 }
 
 fn names(path: &Path) -> Vec<String> {
@@ -49,14 +49,13 @@ pub(super) fn rotate(view: &View, serving: &Serving, root: &Path, revision: u64,
     std::os::unix::fs::symlink(dir.as_str(), at("..data_tmp")).unwrap();
     fs::rename(at("..data_tmp"), at(DATA)).unwrap();
     let present = names(root);
-    for file in new.files() {
-        let name = file.name().as_str();
+    for (name, _child) in new.children(new.top()) {
         if !present.iter().any(|known| known == name) {
             std::os::unix::fs::symlink(link_target(name), at(name)).unwrap();
         }
     }
     for name in present {
-        if !name.starts_with("..") && new.file(&name).is_none() {
+        if !name.starts_with("..") && new.child(new.top(), &name).is_none() {
             fs::remove_file(at(&name)).unwrap();
         }
     }

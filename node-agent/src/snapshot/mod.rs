@@ -11,7 +11,6 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use vsecm_node_agent_api::volume::FileName;
 use vsecm_safe_api::{
     name::SecretKey,
     position::{Lineage, Position, Revision, Shown},
@@ -20,7 +19,7 @@ use vsecm_safe_api::{
 };
 
 pub use self::version::{VersionId, distinct_folders};
-use crate::{json, memfd::MemfdError};
+use crate::{json, member::Member, memfd::MemfdError, yaml};
 
 mod version;
 mod wire;
@@ -74,16 +73,8 @@ pub struct Snapshot {
     time: SystemTime,
     sequence: u64,
     id: VersionId,
-    entries: OnceLock<Entries>,
+    members: OnceLock<Vec<Member>>,
     memfd: Arc<OwnedFd>,
-}
-
-/// A document's members that can be files, and those that cannot.
-pub(crate) struct Entries {
-    /// Name and bytes.
-    pub(crate) files: Vec<(FileName, zeroize::Zeroizing<Vec<u8>>)>,
-    /// Keys that are no file names: shown in the document only.
-    pub(crate) unfit: Vec<String>,
 }
 
 /// Why a snapshot could not be kept or read back.
@@ -117,7 +108,7 @@ impl Snapshot {
             content,
             time,
             sequence,
-            entries: OnceLock::new(),
+            members: OnceLock::new(),
             memfd: Arc::new(memfd),
         })
     }
@@ -128,7 +119,7 @@ impl Snapshot {
     /// [`SnapshotError`].
     pub fn load(memfd: Arc<OwnedFd>) -> Result<Self, SnapshotError> {
         let wire::Read { key, content, time, sequence } = wire::read(&memfd)?;
-        Ok(Self { id: content.id(), key, content, time, sequence, entries: OnceLock::new(), memfd })
+        Ok(Self { id: content.id(), key, content, time, sequence, members: OnceLock::new(), memfd })
     }
 
     /// Whose version this is.
@@ -189,14 +180,15 @@ impl Snapshot {
         Arc::clone(&self.memfd)
     }
 
-    /// The document's members, parsed once for all volumes that show them; none if it is not a
-    /// JSON object, or was registered as one document whatever is in it.
-    pub(crate) fn entries(&self) -> &Entries {
+    /// The document's members, parsed once for all volumes that show them; none if it is no JSON
+    /// object or YAML mapping, or was registered as one document whatever is in it.
+    pub fn members(&self) -> &[Member] {
         let members = || match self.content {
-            Content::Document { format: Format::Raw, .. } => Vec::new(),
-            _ => json::members(self.document()).unwrap_or_default(),
+            Content::Document { format: Format::Json, .. } => json::members(self.document()),
+            Content::Document { format: Format::Yaml, .. } => yaml::members(self.document()),
+            Content::Document { format: Format::Raw, .. } | Content::Removed { .. } => None,
         };
-        self.entries.get_or_init(|| Entries::of(members()))
+        self.members.get_or_init(|| members().unwrap_or_default())
     }
 }
 
@@ -252,19 +244,6 @@ impl Content {
                 VersionId::of(&[lineage, &revision, format!("{removal:?}").as_bytes()])
             }
         }
-    }
-}
-
-impl Entries {
-    fn of(members: Vec<json::Member>) -> Self {
-        let mut entries = Self { files: Vec::with_capacity(members.len()), unfit: Vec::new() };
-        for json::Member { key, value } in members {
-            match key.parse::<FileName>() {
-                Ok(name) => entries.files.push((name, value)),
-                Err(_unfit) => entries.unfit.push(key),
-            }
-        }
-        entries
     }
 }
 

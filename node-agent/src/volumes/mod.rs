@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use vsecm_node_agent_api::{
     client::{AskError, RESUME_WAIT},
     frame::{AgentReply, Serving as IsServing, sentence},
-    volume::{Gate as Gating, PodRef, VolumeId, VolumeRecord},
+    volume::{Gate as Gating, InodeKey, PodRef, VolumeId, VolumeRecord},
 };
 use vsecm_safe_api::{name::Namespace, probe::prometheus_client::metrics::histogram::Histogram};
 
@@ -173,14 +173,14 @@ impl Volumes {
     pub async fn attach(&self, record: VolumeRecord, hold: Duration) -> AgentReply {
         let deadline = Instant::now() + hold;
         let is_served = self.get(&record.volume).is_some_and(|known| {
-            known.record == record && known.status.borrow().serving == IsServing::Yes
+            known.record.asks_the_same(&record) && known.status.borrow().serving == IsServing::Yes
         });
         // what is served already was believed before
         if !is_served && let Some(reason) = self.disbelief(&record, deadline).await {
             return AgentReply::Waiting { reason: sentence(reason) };
         }
         if let Some(known) = self.get(&record.volume)
-            && known.record != record
+            && !known.record.asks_the_same(&record)
         {
             if known.status.borrow().serving == IsServing::Yes {
                 return refused(
@@ -252,9 +252,9 @@ impl Volumes {
     }
 
     /// Serves an attached volume on a fresh descriptor.
-    pub async fn serve(&self, volume: &VolumeId, descriptor: OwnedFd) -> AgentReply {
+    pub async fn serve(&self, volume: &VolumeId, key: InodeKey, descriptor: OwnedFd) -> AgentReply {
         match self.get(volume) {
-            Some(known) => Self::start(&known, descriptor, Start::Fresh).await,
+            Some(known) => Self::start(&known, key, descriptor, Start::Fresh).await,
             None => refused("the volume is not attached here: attach it first"),
         }
     }
@@ -272,12 +272,17 @@ impl Volumes {
             };
             return refused(format!("the volume cannot be resumed yet: {reason}"));
         }
-        Self::start(&volume, descriptor, Start::Resumed).await
+        Self::start(&volume, record.inode_key, descriptor, Start::Resumed).await
     }
 
-    async fn start(volume: &Volume, descriptor: OwnedFd, start: Start) -> AgentReply {
+    async fn start(
+        volume: &Volume,
+        inode_key: InodeKey,
+        descriptor: OwnedFd,
+        start: Start,
+    ) -> AgentReply {
         let (reply, done) = oneshot::channel();
-        let command = Command::Serve { descriptor, start, reply };
+        let command = Command::Serve { descriptor, start, inode_key, reply };
         if volume.commands.send(command).await.is_err() {
             return refused("the volume was detached meanwhile");
         }
@@ -379,7 +384,8 @@ impl Volumes {
     }
 
     async fn start_recovered(volume: &Volume, descriptor: OwnedFd) {
-        let started = Self::start(volume, descriptor, Start::Resumed).await;
+        let key = volume.record.inode_key;
+        let started = Self::start(volume, key, descriptor, Start::Resumed).await;
         if let AgentReply::Refused { reason } = started {
             warn!(volume = %volume.record.volume, reason, "the volume is not resumed");
         }

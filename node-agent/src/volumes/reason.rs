@@ -4,13 +4,13 @@ use std::time::SystemTime;
 
 use vsecm_node_agent_api::volume::PodRef;
 use vsecm_safe_api::{
-    name::Namespace,
+    name::{Namespace, SecretKey},
     state::{Absent, Reason as Absence},
 };
 
 use crate::{
     identity::{Issue, Standing},
-    snapshot::SnapshotKey,
+    snapshot::{Content, Snapshot, SnapshotKey},
     wait::{Wait, moment},
     watch::{Feed, Trouble, TroubleKind},
 };
@@ -159,11 +159,45 @@ fn for_content(key: &SnapshotKey, feed: &Feed, sentinel: &Namespace) -> Reason {
     }
 }
 
+/// Keys that a sentence names at most.
+const NAMED: usize = 5;
+
+/// The keys of items that the secret does not have.
+fn keys(missing: &[String]) -> String {
+    let named: Vec<_> = missing.iter().take(NAMED).map(|key| format!("{key:?}")).collect();
+    let noun = if missing.len() == 1 { "key" } else { "keys" };
+    let more = match missing.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{noun} {}{more}", named.join(", "))
+}
+
+/// Why a secret that is there is not enough.
+pub(super) fn without_keys(snapshot: &Snapshot, missing: &[String]) -> Reason {
+    let SecretKey { namespace, name } = &snapshot.key().secret;
+    let kind = match snapshot.content() {
+        Content::Document { .. } if snapshot.members().is_empty() => {
+            ": its value is one document without keys (the item key . is the whole document)"
+        }
+        _ => "",
+    };
+    Reason::new(
+        Wait::NoKey,
+        format!(
+            "the secret {name} in namespace {namespace} has no {} that the volume's items name{kind}; \
+             register a value that has what is missing, or set the volume attribute optional to \"true\"",
+            keys(missing)
+        ),
+    )
+}
+
 /// What an operator should know of a volume that is there: it is not fresh.
 pub(super) fn condition(
     pod: &PodRef,
     standing: &Standing,
     feed: Option<&Feed>,
+    missing: &[String],
     swap: Option<&str>,
 ) -> Vec<Reason> {
     let mut parts = Vec::new();
@@ -186,6 +220,13 @@ pub(super) fn condition(
         };
         parts.push(Reason::new(wait, format!("Safe has no content now ({:?})", absent.reason)));
     }
+    if !missing.is_empty() {
+        let sentence = format!(
+            "the secret has no {} any more that the volume's items name: what they showed is gone",
+            keys(missing)
+        );
+        parts.push(Reason::new(Wait::NoKey, sentence));
+    }
     if let Some(swap) = swap {
         parts.push(Reason::new(Wait::Csi, format!("an update waits: {swap}")));
     }
@@ -205,7 +246,7 @@ mod tests {
             self, Identity,
             tests::{issued, pod},
         },
-        snapshot::tests::key,
+        snapshot::tests::{document, key},
     };
 
     fn sentinel() -> Namespace {
@@ -356,6 +397,23 @@ mod tests {
 
     #[test]
     fn a_volume_in_order_has_no_condition() {
-        assert!(condition(&pod(), &Standing::default(), Some(&Feed::default()), None).is_empty());
+        let (standing, feed) = (Standing::default(), Feed::default());
+        assert!(condition(&pod(), &standing, Some(&feed), &[], None).is_empty());
+    }
+
+    #[test]
+    fn missing_keys_are_named_and_not_too_many_of_them() {
+        let missing: Vec<_> = (0..7).map(|n| format!("k{n}")).collect();
+        let reason = without_keys(&document(1, "{\"a\":1}"), &missing[..1]);
+        assert_eq!(reason.wait, Wait::NoKey);
+        let said = "the secret billing in namespace default has no key \"k0\" that the volume's items name; ";
+        assert!(reason.sentence.starts_with(said), "{reason:?}");
+        let reason = without_keys(&document(1, "plain"), &missing);
+        let said = "no keys \"k0\", \"k1\", \"k2\", \"k3\", \"k4\" and 2 more that";
+        assert!(reason.sentence.contains(said), "{reason:?}");
+        assert!(reason.sentence.contains("one document without keys"), "{reason:?}");
+        let parts = condition(&pod(), &Standing::default(), None, &missing[..1], None);
+        assert_eq!(parts.len(), 1);
+        assert!(parts[0].sentence.contains("no key \"k0\" any more"), "{parts:?}");
     }
 }

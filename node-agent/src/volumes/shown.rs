@@ -91,7 +91,7 @@ impl Shown {
             Start::Fresh => Origin::Own,
             Start::Resumed => Origin::Inherited,
         };
-        let numbers = Numbers::new(record.volume.as_str());
+        let numbers = Numbers::new(record.inode_key);
         let told = if estate.older.is_empty() { Told::Surely } else { Told::Perhaps };
         let mut older_trees: Vec<Tree> = Vec::new();
         for snapshot in estate.bound.into_iter().chain(estate.older) {

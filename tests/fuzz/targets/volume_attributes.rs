@@ -51,7 +51,18 @@ fn check(options: &VolumeOptions) {
     let parts: Vec<_> = Path::new(name).components().collect();
     assert!(matches!(parts.as_slice(), [Component::Normal(part)] if *part == name));
     assert!(name.len() <= 255 && !name.starts_with("..") && !name.contains('\0'));
-    assert!((1..=0o777).contains(&options.mode.bits()));
+    assert!(!name.chars().any(char::is_control));
+    assert!((1..=0o555).contains(&options.mode.bits()) && options.mode.bits() & 0o222 == 0);
+    let paths: Vec<String> = options.items.iter().map(|item| item.path.to_string()).collect();
+    for (at, path) in paths.iter().enumerate() {
+        let parts = Path::new(path).components();
+        assert!(parts.into_iter().all(|part| matches!(part, Component::Normal(_))));
+        assert!(!path.split('/').any(|name| matches!(name, "" | ".") || name.starts_with("..")));
+        let others = paths.iter().enumerate().filter(|(other, _)| *other != at);
+        for (_, other) in others {
+            assert!(other != path && !other.starts_with(&format!("{path}/")));
+        }
+    }
     assert_ne!(options.group, Some(u32::MAX), "-1 leaves a file's group as it is");
 }
 
@@ -78,7 +89,9 @@ fn written(options: &VolumeOptions) -> (Context, String) {
         OnRotate::Revoke => "revoke",
     };
     let mode = format!("{:04o}", options.mode.bits());
+    let items = options.items.to_string();
     let attributes = [
+        ("items", items.as_str()),
         ("layout", layout),
         ("document", options.document.as_str()),
         ("mode", &mode),

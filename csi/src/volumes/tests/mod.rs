@@ -14,8 +14,9 @@ use vsecm_node_agent_api::{
         AgentReply, AgentRequest, Descriptor, Gravity, Order, OrderOutcome, OrderReply, Serving,
         Step,
     },
+    items::Items,
     peer::PeerRule,
-    volume::{Audit, Gate, Layout, OnRotate, OnWithdraw, PodRef, VolumeOptions},
+    volume::{Audit, Gate, InodeKey, Layout, OnRotate, OnWithdraw, PodRef, VolumeOptions},
 };
 
 use super::*;
@@ -48,6 +49,7 @@ pub(crate) fn mk_record(pod: usize) -> VolumeRecord {
         options: VolumeOptions {
             layout: Layout::Files,
             document: "secrets.json".parse().unwrap(),
+            items: Items::default(),
             mode: 0o444.try_into().unwrap(),
             gate: Gate::Required,
             on_withdraw: OnWithdraw::Keep,
@@ -56,6 +58,7 @@ pub(crate) fn mk_record(pod: usize) -> VolumeRecord {
             group: None,
         },
         target,
+        inode_key: InodeKey::from_random([7; 16]),
     }
 }
 
@@ -97,7 +100,7 @@ async fn run_agent(listener: Listener, agent: Arc<Mutex<Agent>>) {
                     lock(&agent).holds.push(hold_ms);
                     ("attach", lock(&agent).gate.clone())
                 }
-                AgentRequest::Serve { volume } => {
+                AgentRequest::Serve { volume, .. } => {
                     let server = Server::start(fds.remove(0));
                     server.add("..1", Node::Folder(BTreeMap::new()));
                     server.add("..1/a", Node::File);

@@ -14,7 +14,7 @@ use tokio::{
 use tracing::{debug, info};
 use vsecm_node_agent_api::{
     frame::{Bind, Serving as IsServing},
-    volume::{Audit as Auditing, Gate as Gating, VersionDir, VolumeRecord},
+    volume::{Audit as Auditing, Gate as Gating, InodeKey, VersionDir, VolumeRecord},
 };
 use vsecm_safe_api::name::SecretKey;
 
@@ -31,7 +31,7 @@ use crate::{
     identity::{Issue, Past, Standing},
     session::{End, Start},
     snapshot::Content,
-    tree::{Nothing, Source},
+    tree::{self, Nothing, Source},
     wait::Wait,
     watch::{Feed, Watch},
 };
@@ -49,8 +49,13 @@ const PRUNE: Duration = Duration::from_secs(15);
 
 /// What the task is told.
 pub(super) enum Command {
-    /// Serve on this descriptor.
-    Serve { descriptor: OwnedFd, start: Start, reply: oneshot::Sender<Result<(), String>> },
+    /// Serve on this descriptor, with the key of the record that is deposited with it.
+    Serve {
+        descriptor: OwnedFd,
+        start: Start,
+        inode_key: InodeKey,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
     /// Forget the volume.
     Detach { reply: oneshot::Sender<()> },
 }
@@ -352,14 +357,23 @@ impl Owner {
         match &standing.issue {
             _ if self.shown.is_some() => Gate::Ready,
             Issue::Withdrawn => Gate::Withdrawn(reason::withdrawn(&self.record.pod)),
-            Issue::Issued(_) if holds_document && !standing.is_contested => Gate::Ready,
             _ if is_optional => Gate::Ready,
+            Issue::Issued(_) if holds_document && !standing.is_contested => {
+                feed.and_then(|feed| self.without_keys(feed)).map_or(Gate::Ready, Gate::Waiting)
+            }
             _ => {
                 let key = self.member.as_ref().map(|member| member.watch.key());
                 let namespace = &self.means.sentinel;
                 Gate::Waiting(reason::waiting(&self.record.pod, standing, key.zip(feed), namespace))
             }
         }
+    }
+
+    /// Why what Safe said is not enough to begin with: the volume's items name more.
+    fn without_keys(&self, feed: &Feed) -> Option<Reason> {
+        let snapshot = feed.snapshot.as_ref()?;
+        let missing = tree::missing(snapshot, &self.record.options);
+        (!missing.is_empty()).then(|| reason::without_keys(snapshot, &missing))
     }
 
     fn tell(&self) {
@@ -376,6 +390,10 @@ impl Owner {
                 &self.means.sentinel,
             )
         });
+        let missing = match (self.record.options.gate, &tree) {
+            (Gating::Required, Some(tree)) => tree.missing(),
+            (Gating::Required, None) | (Gating::Optional, _) => &[],
+        };
         let status = Status {
             gate: self.gate(standing, feed.as_ref()),
             has_content: self.desired().is_some(),
@@ -393,6 +411,7 @@ impl Owner {
                 &self.record.pod,
                 standing,
                 feed.as_ref(),
+                missing,
                 self.swap_trouble.as_deref(),
             ),
             secret: key.map(|key| key.secret.clone()),
@@ -408,7 +427,10 @@ impl Owner {
 
     async fn obey(&mut self, command: Command) -> Next {
         match command {
-            Command::Serve { descriptor, start, reply } => {
+            Command::Serve { descriptor, start, inode_key, reply } => {
+                if self.shown.is_none() {
+                    self.record.inode_key = inode_key;
+                }
                 let done = self.serve(descriptor, start).await;
                 self.tell();
                 if reply.send(done).is_err() {

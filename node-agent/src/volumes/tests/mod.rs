@@ -13,6 +13,7 @@ use self::node::Node;
 use super::*;
 use crate::{
     identity::tests::pod,
+    inode::{Kind, Numbers, tests::KEY},
     kubernetes::driver::Unfit,
     session::fixture::{Mount, apart},
     snapshot::{Content, Removal, tests::document_of},
@@ -32,6 +33,7 @@ fn record() -> VolumeRecord {
         pod: pod(),
         options: options(),
         target: "pods/0123/volumes/kubernetes.io~csi/vsecm/mount".into(),
+        inode_key: KEY,
     }
 }
 
@@ -238,7 +240,10 @@ fn without_csi_the_old_version_stays_and_the_newest_comes_with_csi() {
         node.say(said(1, "{\"a\":\"x\"}")).await;
         assert_eq!(node.attach(&record, 1000).await, AgentReply::Ready);
         let (mount, fuse) = Mount::new();
-        assert_eq!(node.volumes.serve(&record.volume, fuse).await, AgentReply::Served);
+        assert_eq!(
+            node.volumes.serve(&record.volume, record.inode_key, fuse).await,
+            AgentReply::Served
+        );
         node.say(said(2, "{\"a\":\"y\"}")).await;
         node.until(&record, "a condition", |status| {
             status.condition().is_some_and(|c| c.contains("csi is not there"))
@@ -379,5 +384,82 @@ fn a_keeper_that_hung_gets_what_is_true_when_it_answers_again() {
             }
         };
         timeout(Duration::from_secs(10), is_settled).await.unwrap();
+    });
+}
+
+#[test]
+fn a_volume_waits_for_the_keys_of_its_items_and_says_which_are_missing() {
+    story(|| async {
+        let (node, mut record) = (Node::new(), record());
+        record.options.items = "a=x,b.c=y/z".parse().unwrap();
+        node.issue();
+        node.say(said(1, "{\"a\":1}")).await;
+        let AgentReply::Waiting { reason } = node.attach(&record, 100).await else {
+            panic!("not all keys are there");
+        };
+        let said_of = "the secret billing in namespace shop has no key \"b.c\" that";
+        assert!(reason.starts_with(said_of), "{reason}");
+        assert_eq!(node.volumes.census().waiting[&Wait::NoKey], 1);
+        let held = node.attach(&record, 10_000);
+        let comes = node.say(said(2, "{\"a\":1,\"b\":{\"c\":22}}"));
+        assert_eq!(tokio::join!(held, comes).0, AgentReply::Ready);
+        let mount = node.serving_volume(&record).await;
+        node.say(said(3, "{\"b\":{\"c\":33}}")).await;
+        let is_said = |status: &Status| {
+            let is_gone = |c: String| c.contains("no key \"a\" any more");
+            status.files == 1 && status.condition().is_some_and(is_gone)
+        };
+        node.until(&record, "the end of a key", is_said).await;
+        assert_eq!(node.volumes.census().stale[&Wait::NoKey], 1);
+        node.say(said(4, "{\"a\":4,\"b\":{\"c\":44}}")).await;
+        let lacks = |status: &Status| status.conditions.iter().any(|r| r.wait == Wait::NoKey);
+        let is_well = |status: &Status| status.files == 2 && !lacks(status);
+        node.until(&record, "the key again", is_well).await;
+        let text = tokio::task::spawn_blocking(move || mount.text("..data/y/z")).await;
+        assert_eq!(text.unwrap(), "44");
+    });
+}
+
+#[test]
+fn what_an_optional_volume_does_not_have_is_absent_and_no_trouble() {
+    story(|| async {
+        let (node, mut record) = (Node::new(), record());
+        record.options.items = "a=x,b=y".parse().unwrap();
+        record.options.gate = Gating::Optional;
+        node.issue();
+        node.say(said(1, "{\"a\":1}")).await;
+        assert_eq!(node.attach(&record, 100).await, AgentReply::Ready);
+        let _mount = node.serving_volume(&record).await;
+        let lacks = |status: &Status| status.conditions.iter().any(|r| r.wait == Wait::NoKey);
+        let is_partly = |status: &Status| status.files == 1 && !lacks(status);
+        node.until(&record, "the key that there is", is_partly).await;
+    });
+}
+
+#[test]
+fn a_publish_with_a_new_inode_key_joins_and_the_key_it_is_served_with_counts() {
+    story(|| async {
+        use std::os::unix::fs::MetadataExt as _;
+
+        let (node, record) = (Node::new(), record());
+        let inode_key = InodeKey::from_random([9; 16]);
+        let again = VolumeRecord { inode_key, ..record.clone() };
+        node.attach(&record, 10).await;
+        let first = node.volumes.get(&record.volume).unwrap();
+        node.attach(&again, 10).await;
+        let joined = node.volumes.get(&record.volume).unwrap();
+        assert!(Arc::ptr_eq(&first, &joined), "it asks for the same");
+        node.issue();
+        let content = said(1, "{\"a\":1}");
+        let id = content.id();
+        node.say(content).await;
+        assert_eq!(node.attach(&again, 10_000).await, AgentReply::Ready);
+        let mount = node.serving_volume(&again).await;
+        let path = mount.root().join("..data/a");
+        let ino = tokio::task::spawn_blocking(move || fs::metadata(path).unwrap().ino());
+        let number = Numbers::new(inode_key).number(Kind::File, id.as_bytes(), "a", 0);
+        assert_eq!(ino.await.unwrap(), number);
+        let other = VolumeRecord { inode_key: KEY, ..record };
+        assert_eq!(node.attach(&other, 10).await, AgentReply::Ready, "it is served already");
     });
 }

@@ -211,7 +211,7 @@ impl Node {
     pub(super) async fn serving_volume(&self, record: &VolumeRecord) -> Mount {
         let (mount, fuse) = Mount::new();
         let kept = (Some(record.clone()), fuse.try_clone().unwrap());
-        let served = self.volumes.serve(&record.volume, fuse).await;
+        let served = self.volumes.serve(&record.volume, record.inode_key, fuse).await;
         assert_eq!(served, AgentReply::Served);
         let name = record.volume.to_string();
         self.kept.lock().unwrap().insert(name, kept);
