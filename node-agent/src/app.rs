@@ -100,6 +100,7 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
             tls: own.tls(),
             keeper: keeper.clone(),
             due: reports.due(),
+            max_stale: settings.max_stale,
         }),
         keeper: keeper.clone(),
         duty: Arc::clone(&duty),
@@ -125,6 +126,8 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         recover(&keeper, &volumes).await;
         reports.begin(telling, keeper.clone(), Arc::clone(&volumes));
         tokio::spawn(keeper.clone().attend());
+        let attended = Arc::clone(&volumes);
+        tokio::spawn(async move { attended.attend().await });
         // only now, so that csi sees this process when it serves
         let csi = settings.csi_peer.clone();
         let control = Control::bind(&settings.socket, csi, volumes, Arc::clone(duty))?;

@@ -1,6 +1,6 @@
 //! Flags and their environment variables, parsed once.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use vsecm_node_agent_api::{kernel::Features, peer::PeerRule, volume::PodUid};
@@ -106,6 +106,24 @@ pub struct KubernetesSettings {
     pub namespace: Namespace,
 }
 
+/// The text is no duration.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a duration is a number of seconds, or one with a unit, as in 90s, 30m or 1h, not {0:?}")]
+pub struct ParseDurationError(String);
+
+fn duration(text: &str) -> Result<Duration, ParseDurationError> {
+    let bad = || ParseDurationError(text.to_owned());
+    let (number, unit) = text.split_at(text.trim_end_matches(['s', 'm', 'h']).len());
+    let seconds = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        _ => return Err(bad()),
+    };
+    let number: u32 = number.parse().map_err(|_number| bad())?;
+    Ok(Duration::from_secs(u64::from(number) * seconds))
+}
+
 /// Flags of both.
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
@@ -154,6 +172,10 @@ pub struct Settings {
     /// Yields a workload's name and namespace.
     #[arg(long, env = NAME_PATTERN, default_value = DEFAULT_NAME_PATTERN)]
     pub name_pattern: String,
+    /// How long content outlives its last volume on this node, from the moment when Safe confirmed
+    /// it last, so that a new pod starts while Safe is away: 90s, 30m, 1h; 0: not at all.
+    #[arg(long, env = "VSECM_MAX_STALE", default_value = "1h", value_parser = duration)]
+    pub max_stale: Duration,
     /// Where probes are answered.
     #[command(flatten)]
     pub ports: Ports,
@@ -204,6 +226,17 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_duration_has_a_unit_or_is_seconds() {
+        let seconds = |text| duration(text).map(|duration| duration.as_secs());
+        for (text, expected) in [("0", 0), ("90", 90), ("90s", 90), ("30m", 1800), ("1h", 3600)] {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
+        }
+        for bad in ["", "h", "1d", "-1", "1.5h", "1hh", "1h30m", "99999999999"] {
+            assert!(duration(bad).is_err(), "{bad:?} must be refused");
+        }
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! What Prometheus sees of this process; counted when it asks.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use tokio::sync::watch;
 use vsecm_safe_api::probe::{
     prometheus_client::{
         collector::Collector,
         encoding::{DescriptorEncoder, EncodeMetric as _},
-        metrics::{MetricType, gauge::ConstGauge, histogram::Histogram},
+        metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, histogram::Histogram},
         registry::Registry,
     },
     swap_is_possible,
@@ -19,6 +19,7 @@ use crate::{
     kubernetes::driver::Driver,
     volumes::{Census, Volumes},
     wait::Wait,
+    watch::Figures,
 };
 
 /// Seconds: a secret that is there, one that comes soon, the holds of the kubelet.
@@ -79,6 +80,11 @@ fn gauges(
     Ok(())
 }
 
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: usize) -> fmt::Result {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)
+}
+
 fn flag(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, is_set: bool) -> fmt::Result {
     let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     ConstGauge::new(i64::from(is_set)).encode(metric)
@@ -105,6 +111,20 @@ impl Collector for Sources {
         flag(encoder, "own_identity", "Whether this process has its own identity", has_own)?;
         let is_good = *self.driver.borrow() == Driver::Good;
         flag(encoder, "csidriver_good", "Whether the CSIDriver object is as it must be", is_good)?;
+        let (Figures { secrets, bytes, started }, since) = self.volumes.retention();
+        let help = "Secrets whose content is retained though no volume shows it";
+        gauge(encoder, "retained", help, secrets)?;
+        let help = "Bytes of the retained content";
+        gauge(encoder, "retained_bytes", help, bytes)?;
+        let help = "Volumes that were started from content which Safe could not be asked about";
+        let metric =
+            encoder.encode_descriptor("unconfirmed_starts", help, None, MetricType::Counter)?;
+        ConstCounter::new(started).encode(metric)?;
+        let age = since.and_then(|since| SystemTime::now().duration_since(since).ok());
+        let help = "Seconds since Safe confirmed what is shown, of the secret with the oldest word";
+        let metric =
+            encoder.encode_descriptor("unconfirmed_seconds", help, None, MetricType::Gauge)?;
+        ConstGauge::new(age.unwrap_or_default().as_secs_f64()).encode(metric)?;
         let stands_by = *self.stage.borrow() == Stage::StandingBy;
         flag(encoder, "standing_by", "Whether another pod serves this node", stands_by)
     }

@@ -52,6 +52,8 @@ pub enum Wait {
     SafeLocked,
     /// Safe cannot be asked.
     SafeUnreachable,
+    /// Safe has not confirmed for long what is shown, or not since the pod began with it.
+    Unconfirmed,
     /// csi has not published the newest version yet.
     Csi,
 }
@@ -81,6 +83,7 @@ impl Wait {
         Self::Refused,
         Self::SafeLocked,
         Self::SafeUnreachable,
+        Self::Unconfirmed,
         Self::Csi,
     ];
 
@@ -109,6 +112,7 @@ impl Wait {
             Self::Refused => "refused",
             Self::SafeLocked => "safe_locked",
             Self::SafeUnreachable => "safe_unreachable",
+            Self::Unconfirmed => "unconfirmed",
             Self::Csi => "csi",
         }
     }

@@ -27,6 +27,7 @@ mod identity_is_withdrawn;
 mod mounts_of_others;
 mod namespaces_are_apart;
 mod opens_are_audited;
+mod retained_content_starts_pods;
 mod rotation_is_atomic;
 mod safes_outage_is_survived;
 mod secrets_have_no_exits;

@@ -19,6 +19,7 @@ use vsecm_safe_api::{
 };
 
 pub use self::version::{VersionId, distinct_folders};
+pub(crate) use self::wire::{nanoseconds, time};
 use crate::{json, member::Member, memfd::MemfdError, yaml};
 
 mod version;
@@ -34,7 +35,8 @@ pub struct SnapshotKey {
     pub secret: SecretKey,
 }
 
-/// Why there are no files any more. Only Safe says so ([I2]).
+/// Why there are no files any more. Only Safe says so ([I2]): a deletion when it happens, an expiry
+/// beforehand, with the content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Removal {
@@ -54,6 +56,8 @@ pub enum Content {
         format: Format,
         /// The bytes.
         document: SecretValue,
+        /// When it must no longer be shown, whatever becomes of Safe; `None` is never.
+        expires: Option<SystemTime>,
     },
     /// There was one, and it is gone.
     Removed {
@@ -175,6 +179,43 @@ impl Snapshot {
         }
     }
 
+    /// When it must no longer be shown; nothing ends what is gone.
+    pub fn expires(&self) -> Option<SystemTime> {
+        match &self.content {
+            Content::Document { expires, .. } => *expires,
+            Content::Removed { .. } => None,
+        }
+    }
+
+    /// When its time was over, if it is at `now`.
+    pub fn ended(&self, now: SystemTime) -> Option<SystemTime> {
+        self.expires().filter(|end| *end <= now)
+    }
+
+    /// The same document with another end.
+    pub fn until(&self, expires: Option<SystemTime>) -> Option<Result<Self, SnapshotError>> {
+        let Content::Document { position, format, document, .. } = &self.content else {
+            return None;
+        };
+        let content = Content::Document {
+            position: position.clone(),
+            format: *format,
+            document: SecretValue::new(document.expose().to_vec()).ok()?,
+            expires,
+        };
+        Some(Self::new(self.key.clone(), content, self.time, self.sequence))
+    }
+
+    /// What takes the place of a document whose time is over, in one step with its position.
+    pub fn expired(&self, end: SystemTime) -> Option<Content> {
+        let position = self.position()?;
+        self.ended(end).map(|_end| Content::Removed {
+            removal: Removal::Expired,
+            lineage: position.lineage.clone(),
+            revision: position.revision,
+        })
+    }
+
     /// The sealed memfd.
     pub fn memfd(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.memfd)
@@ -276,6 +317,15 @@ pub(crate) mod tests {
         revision: u64,
         text: &str,
     ) -> Snapshot {
+        document_until(SecretKey::parse(namespace, name).unwrap(), revision, text, None)
+    }
+
+    pub(crate) fn document_until(
+        secret: SecretKey,
+        revision: u64,
+        text: &str,
+        expires: Option<SystemTime>,
+    ) -> Snapshot {
         let format = Format::Json;
         let content = Content::Document {
             position: Position {
@@ -285,9 +335,10 @@ pub(crate) mod tests {
             },
             format,
             document: SecretValue::new(text.as_bytes().to_vec()).unwrap(),
+            expires,
         };
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + revision);
-        let key = SnapshotKey { secret: SecretKey::parse(namespace, name).unwrap(), ..key() };
+        let key = SnapshotKey { secret, ..key() };
         Snapshot::new(key, content, time, revision).unwrap()
     }
 
@@ -301,6 +352,21 @@ pub(crate) mod tests {
         assert_eq!(after.time(), before.time());
         assert_eq!(after.position(), before.position());
         assert_eq!(after.folder(), "..7");
+    }
+
+    #[test]
+    fn an_end_survives_too_and_is_over_at_its_second() {
+        let end = SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_500);
+        let before = document_until(key().secret, 7, "{}", Some(end));
+        let after = Snapshot::load(before.memfd()).unwrap();
+        assert_eq!(after.expires(), Some(end));
+        assert_eq!(after.ended(end - Duration::from_millis(1)), None);
+        assert_eq!(after.ended(end), Some(end));
+        let Some(Content::Removed { removal, revision, .. }) = after.expired(end) else {
+            panic!("a removal must take its place");
+        };
+        assert_eq!((removal, revision), (Removal::Expired, Revision(7)));
+        assert!(document(7, "{}").expired(end).is_none(), "it has no end");
     }
 
     #[test]

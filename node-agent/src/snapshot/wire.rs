@@ -16,9 +16,9 @@ use vsecm_safe_api::{
 use super::{Content, Removal, SnapshotError, SnapshotKey};
 use crate::memfd;
 
-/// The first line of the memfd. It holds no secret.
+/// The first line of the memfd. It holds no secret. Of another version's line what is known here is
+/// read: an upgrade, or the way back, must not lose content.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Header {
     trust_domain: String,
     namespace: String,
@@ -29,6 +29,9 @@ struct Header {
     revision: u64,
     removal: Option<Removal>,
     format: Option<String>,
+    /// Nanoseconds since 1970; not there where there is no end, as with predecessors that knew none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires: Option<u64>,
 }
 
 /// Bytes of the header at most: names have bounds, the longest JSON is far below.
@@ -71,36 +74,50 @@ pub(super) fn read(memfd: &OwnedFd) -> Result<Read, SnapshotError> {
             position: Position { lineage, revision, digest: Digest::of(format, &document) },
             format,
             document: SecretValue::new(document).map_err(|_value| bad("no document"))?,
+            expires: header.expires.map(time),
         },
         _ => return Err(bad("neither a document nor a removal")),
     };
     Ok(Read {
         key: SnapshotKey { trust_domain: header.trust_domain, secret },
         content,
-        time: SystemTime::UNIX_EPOCH + Duration::from_nanos(header.nanoseconds),
+        time: time(header.nanoseconds),
         sequence: header.sequence,
     })
 }
 
 impl Header {
     fn of(key: &SnapshotKey, content: &Content, time: SystemTime, sequence: u64) -> Self {
-        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let (removal, format) = match content {
-            Content::Document { format, .. } => (None, Some(format_name(*format).to_owned())),
-            Content::Removed { removal, .. } => (Some(*removal), None),
+        let (removal, format, expires) = match content {
+            Content::Document { format, expires, .. } => {
+                (None, Some(format_name(*format).to_owned()), *expires)
+            }
+            Content::Removed { removal, .. } => (Some(*removal), None, None),
         };
         Self {
             trust_domain: key.trust_domain.clone(),
             namespace: key.secret.namespace.to_string(),
             name: key.secret.name.to_string(),
             sequence,
-            nanoseconds: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
+            nanoseconds: nanoseconds(time),
             lineage: content.lineage().to_string(),
             revision: content.revision().0,
             removal,
             format,
+            expires: expires.map(nanoseconds),
         }
     }
+}
+
+/// Since 1970, up to the year 2554.
+pub(crate) fn nanoseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The moment so long after 1970.
+pub(crate) fn time(nanoseconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds)
 }
 
 fn format_name(format: Format) -> &'static str {
@@ -130,4 +147,34 @@ fn parts(memfd: &OwnedFd) -> Result<(Header, Vec<u8>), SnapshotError> {
     let header = serde_json::from_slice(line)
         .map_err(|_json| SnapshotError::Malformed("its header is not understood"))?;
     Ok((header, document.get(1..).unwrap_or_default().to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(line: &str) -> Read {
+        read(&memfd::sealed(&[line.as_bytes(), b"\n{}"]).unwrap()).unwrap()
+    }
+
+    const OLD: &str = r#"{"trust_domain":"vsecm.com","namespace":"default","name":"billing",
+        "sequence":9,"nanoseconds":5,"lineage":"07070707070707070707070707070707","revision":3,
+        "removal":null,"format":"json"}"#;
+
+    #[test]
+    fn what_a_predecessor_without_ends_wrote_is_understood() {
+        let Read { content, sequence, .. } = load(&OLD.replace('\n', ""));
+        assert!(matches!(content, Content::Document { expires: None, .. }));
+        assert_eq!(sequence, 9);
+    }
+
+    #[test]
+    fn what_a_successor_wrote_is_understood_as_far_as_it_is_known() {
+        let newer =
+            OLD.replace('\n', "").replace(":9,", ":9,\"expires\":7,\"unheard\":{\"of\":1},");
+        let Content::Document { expires, .. } = load(&newer).content else {
+            panic!("a document was written");
+        };
+        assert_eq!(expires, Some(time(7)));
+    }
 }

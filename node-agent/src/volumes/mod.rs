@@ -1,7 +1,7 @@
 //! The volumes of this node: attach, serve, resume, detach, and recovery after a death.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -36,8 +36,8 @@ use crate::{
     kubernetes::driver::Driver,
     report::{Reports, is_origin},
     session::Start,
-    snapshot::Snapshot,
-    watch::{Watches, content_key},
+    snapshot::{Snapshot, SnapshotKey},
+    watch::{Figures, Notes, Watches, content_key, is_note},
 };
 
 mod binding;
@@ -330,9 +330,16 @@ impl Volumes {
         let records = self.means.keeper.volumes().await?;
         let mut bindings = HashMap::new();
         let mut snapshots = Vec::new();
+        let mut notes = Notes::default();
         for (key, memfd) in self.means.keeper.contents().await? {
             if is_origin(&key) {
                 self.means.reports.adopt(&memfd);
+                continue;
+            }
+            if is_note(&key) {
+                if !notes.read(&memfd) {
+                    warn!("a note at the keeper is not understood");
+                }
                 continue;
             }
             if is_binding(&key) {
@@ -349,9 +356,9 @@ impl Volumes {
             }
         }
         bindings.retain(|volume, _| records.iter().any(|(record, _)| record.volume == *volume));
-        self.forget_unneeded(&bindings, &mut snapshots).await;
         snapshots.sort_by_key(|snapshot| snapshot.sequence());
-        self.means.watches.restore(snapshots);
+        self.forget_unneeded(&bindings, &mut snapshots, &notes).await;
+        self.means.watches.restore(snapshots, &notes).await;
         // all join before the first is served: a version that one of them shows is not forgotten
         let volumes: Vec<_> = records
             .into_iter()
@@ -391,19 +398,42 @@ impl Volumes {
         }
     }
 
-    /// Takes content from the keeper that belongs to no volume: its volumes went while this
-    /// process was dead.
+    /// Takes content from the keeper that belongs to no volume and is not retained.
     async fn forget_unneeded(
         &self,
         bindings: &HashMap<VolumeId, Binding>,
         snapshots: &mut Vec<Arc<Snapshot>>,
+        notes: &Notes,
     ) {
-        let (needed, unneeded): (Vec<_>, Vec<_>) = std::mem::take(snapshots)
-            .into_iter()
-            .partition(|snapshot| bindings.values().any(|b| b.key == *snapshot.key()));
+        let Means { keeper, watches, .. } = &*self.means;
+        let is_needed = |key: &SnapshotKey| bindings.values().any(|b| b.key == *key);
+        let (needed, others): (Vec<_>, Vec<_>) =
+            std::mem::take(snapshots).into_iter().partition(|s| is_needed(s.key()));
         *snapshots = needed;
-        for key in unneeded.iter().filter_map(|snapshot| content_key(snapshot)) {
-            self.means.keeper.remove(key).await;
+        // the last is the newest
+        let newest: HashMap<_, _> = others.iter().map(|s| (s.key(), s.sequence())).collect();
+        let mut retained = HashSet::new();
+        for snapshot in &others {
+            let is_newest = newest.get(snapshot.key()) == Some(&snapshot.sequence());
+            if is_newest && watches.retain(snapshot, notes).await {
+                retained.insert(snapshot.key());
+            } else if let Some(key) = content_key(snapshot) {
+                keeper.remove(key).await;
+            }
         }
+        for key in notes.keys().filter(|key| !retained.contains(key) && !is_needed(key)) {
+            watches.retained().forget_note(key).await;
+        }
+    }
+
+    /// Lets go of what is retained when it is time, and leaves a successor word. Never ends.
+    pub async fn attend(&self) {
+        self.means.watches.attend().await;
+    }
+
+    /// What outlives its volumes, and since when Safe has confirmed nothing of what they show.
+    pub fn retention(&self) -> (Figures, Option<SystemTime>) {
+        let watches = &self.means.watches;
+        (watches.retained().figures(), watches.unconfirmed_since())
     }
 }

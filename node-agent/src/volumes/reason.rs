@@ -1,6 +1,6 @@
 //! Why a pod waits, in words for `kubectl describe pod` ([I10]). Pure.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use vsecm_node_agent_api::volume::PodRef;
 use vsecm_safe_api::{
@@ -25,6 +25,36 @@ pub(super) struct Reason {
 impl Reason {
     pub(super) fn new(wait: Wait, sentence: impl Into<String>) -> Self {
         Self { wait, sentence: sentence.into() }
+    }
+}
+
+/// How old Safe's word on what is shown is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Age {
+    /// Safe stands by it.
+    New,
+    /// Safe confirmed it last at that time.
+    Since(SystemTime),
+    /// The same, and the pod has seen nothing else.
+    BegunWith(SystemTime),
+}
+
+impl Age {
+    /// Shorter outages are no more than a sentence about Safe.
+    const STALE: Duration = Duration::from_mins(10);
+
+    fn reason(self, now: SystemTime) -> Option<Reason> {
+        let sentence = match self {
+            Self::BegunWith(since) => format!(
+                "the pod was started from the snapshot that this node held, which Safe confirmed last at {}",
+                moment(since)
+            ),
+            Self::Since(since) if now.duration_since(since).is_ok_and(|age| age > Self::STALE) => {
+                format!("Safe confirmed what the pod has last at {}", moment(since))
+            }
+            Self::Since(_) | Self::New => return None,
+        };
+        Some(Reason::new(Wait::Unconfirmed, sentence))
     }
 }
 
@@ -199,6 +229,7 @@ pub(super) fn condition(
     feed: Option<&Feed>,
     missing: &[String],
     swap: Option<&str>,
+    age: Age,
 ) -> Vec<Reason> {
     let mut parts = Vec::new();
     match (&standing.issue, &standing.trouble) {
@@ -227,6 +258,7 @@ pub(super) fn condition(
         );
         parts.push(Reason::new(Wait::NoKey, sentence));
     }
+    parts.extend(age.reason(SystemTime::now()));
     if let Some(swap) = swap {
         parts.push(Reason::new(Wait::Csi, format!("an update waits: {swap}")));
     }
@@ -235,7 +267,7 @@ pub(super) fn condition(
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::sync::Arc;
 
     use time::OffsetDateTime;
     use vsecm_safe_api::position::{Lineage, Revision};
@@ -398,7 +430,7 @@ mod tests {
     #[test]
     fn a_volume_in_order_has_no_condition() {
         let (standing, feed) = (Standing::default(), Feed::default());
-        assert!(condition(&pod(), &standing, Some(&feed), &[], None).is_empty());
+        assert!(condition(&pod(), &standing, Some(&feed), &[], None, Age::New).is_empty());
     }
 
     #[test]
@@ -412,8 +444,19 @@ mod tests {
         let said = "no keys \"k0\", \"k1\", \"k2\", \"k3\", \"k4\" and 2 more that";
         assert!(reason.sentence.contains(said), "{reason:?}");
         assert!(reason.sentence.contains("one document without keys"), "{reason:?}");
-        let parts = condition(&pod(), &Standing::default(), None, &missing[..1], None);
+        let parts = condition(&pod(), &Standing::default(), None, &missing[..1], None, Age::New);
         assert_eq!(parts.len(), 1);
         assert!(parts[0].sentence.contains("no key \"k0\" any more"), "{parts:?}");
+    }
+
+    #[test]
+    fn a_word_of_safe_that_is_old_is_said_and_one_that_a_pod_began_with_at_once() {
+        let at = |minutes| SystemTime::UNIX_EPOCH + Duration::from_mins(minutes);
+        assert_eq!(Age::Since(at(1)).reason(at(11)), None);
+        let old = Age::Since(at(1)).reason(at(12)).unwrap();
+        assert_eq!(old.wait, Wait::Unconfirmed);
+        assert!(old.sentence.ends_with("last at 1970-01-01T00:01:00Z"), "{old:?}");
+        let begun = Age::BegunWith(at(1)).reason(at(1)).unwrap();
+        assert!(begun.sentence.contains("started from the snapshot"), "{begun:?}");
     }
 }

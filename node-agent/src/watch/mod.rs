@@ -7,8 +7,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     convert::Infallible,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Instant, SystemTime},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -28,9 +31,22 @@ use crate::{
     tls::BaseConfig,
 };
 
+mod ending;
+mod note;
+mod retained;
 mod retired;
 mod stream;
 mod verdict;
+mod word;
+
+pub use self::{
+    note::{Notes, is_note},
+    retained::{Figures, Retained},
+    word::Word,
+};
+
+/// How often a successor is left a sign of life.
+const BEAT: Duration = Duration::from_mins(1);
 
 /// What is known of a secret.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +57,21 @@ pub struct Feed {
     pub absent: Option<Absent>,
     /// Why nothing newer is known.
     pub trouble: Option<Trouble>,
+    /// Whether Safe would say the same now.
+    pub word: Word,
+}
+
+impl Feed {
+    /// Whether a volume may start from what is held: Safe stands by it or cannot be asked.
+    pub fn may_start(&self) -> bool {
+        match self.word {
+            Word::Unsaid | Word::Current | Word::Lost(_) => true,
+            Word::Provisional(_) => {
+                let is_away = self.trouble.as_ref().is_some_and(|trouble| trouble.kind.is_away());
+                is_away && self.absent.is_none()
+            }
+        }
+    }
 }
 
 /// Nothing new comes from Safe.
@@ -69,6 +100,16 @@ pub enum TroubleKind {
     IdentityExpired,
 }
 
+impl TroubleKind {
+    /// Whether it says nothing about this pod: nobody can be asked what holds now.
+    pub fn is_away(self) -> bool {
+        match self {
+            Self::Unreachable | Self::Locked | Self::NoOwnIdentity => true,
+            Self::Refused | Self::IdentityExpired => false,
+        }
+    }
+}
+
 /// What all watches need.
 #[derive(Debug)]
 pub struct Means {
@@ -80,6 +121,8 @@ pub struct Means {
     pub keeper: Keeper,
     /// Notified when members may have become able to acknowledge what they show.
     pub due: Arc<Notify>,
+    /// How long content outlives its last volume, from the moment when Safe confirmed it last.
+    pub max_stale: Duration,
 }
 
 #[derive(Debug)]
@@ -114,6 +157,13 @@ pub struct Watch {
     has_retired: Notify,
     /// What Safe calls it, while it is open: a secret of the two.
     session: Mutex<Option<String>>,
+    /// What is said by Safe and what ends by the clock take turns.
+    publishing: tokio::sync::Mutex<()>,
+    retained: Arc<Retained>,
+    /// Whether a successor has been left a note about it.
+    is_noted: AtomicBool,
+    /// The version, by its sequence, that stays when the watch ends.
+    stays: OnceLock<u64>,
     end: CancellationToken,
     ended: CancellationToken,
 }
@@ -123,6 +173,7 @@ pub struct Watch {
 pub struct Watches {
     means: Arc<Means>,
     watches: Mutex<HashMap<SnapshotKey, Arc<Watch>>>,
+    retained: Arc<Retained>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -144,16 +195,66 @@ pub fn content_key(snapshot: &Snapshot) -> Option<ContentKey> {
 impl Watches {
     /// No watches yet.
     pub fn new(means: Means) -> Self {
-        Self { means: Arc::new(means), watches: Mutex::default() }
+        let retained = Retained::new(means.keeper.clone(), means.max_stale);
+        Self { means: Arc::new(means), watches: Mutex::default(), retained: Arc::new(retained) }
     }
 
-    /// Takes over what a predecessor had deposited, the oldest first.
-    pub fn restore(&self, snapshots: Vec<Arc<Snapshot>>) {
+    /// What outlives its volumes.
+    pub fn retained(&self) -> &Arc<Retained> {
+        &self.retained
+    }
+
+    /// Takes over what has no volume, if it may still start one; whether it does.
+    pub async fn retain(&self, snapshot: &Snapshot, notes: &Notes) -> bool {
+        let is_retained = self.retained.take_over(snapshot, notes.confirmed(snapshot));
+        if is_retained && !notes.has(snapshot.key()) {
+            self.retained.leave_word(snapshot.key()).await;
+        }
+        is_retained
+    }
+
+    /// Lets go of what is retained when it is time, and leaves a successor signs of life. Never
+    /// ends.
+    pub async fn attend(&self) {
+        let beating = async {
+            loop {
+                // it speaks for none of those
+                let watches: Vec<_> = locked(&self.watches).values().cloned().collect();
+                for watch in watches {
+                    watch.note().await;
+                }
+                self.retained.beat().await;
+                sleep(BEAT).await;
+            }
+        };
+        tokio::join!(self.retained.attend(), beating);
+    }
+
+    /// Since when Safe has confirmed nothing, of the watch of which that is longest so.
+    pub fn unconfirmed_since(&self) -> Option<SystemTime> {
+        let watches = locked(&self.watches);
+        let since = |watch: &Arc<Watch>| watch.feed.borrow().word.unconfirmed_since();
+        watches.values().filter_map(since).min()
+    }
+
+    /// Takes over what a predecessor had deposited, the oldest first. What has come to its end in
+    /// the meantime is gone before anyone sees it.
+    pub async fn restore(&self, snapshots: Vec<Arc<Snapshot>>, notes: &Notes) {
+        let mut restored = BTreeMap::new();
         for snapshot in snapshots {
             let watch = self.watch(&mut locked(&self.watches), snapshot.key());
             locked(&watch.retired).sees(&snapshot);
             locked(&watch.versions).push(Arc::clone(&snapshot));
-            watch.feed.send_modify(|feed| feed.snapshot = Some(snapshot));
+            let word = Word::Provisional(notes.confirmed(&snapshot));
+            watch.is_noted.store(notes.has(&watch.key), Ordering::Relaxed);
+            watch.feed.send_modify(|feed| {
+                feed.snapshot = Some(snapshot);
+                feed.word = word;
+            });
+            restored.insert(watch.key.clone(), watch);
+        }
+        for watch in restored.values() {
+            watch.end_if_due().await;
         }
     }
 
@@ -165,16 +266,27 @@ impl Watches {
         if let Some(watch) = watches.get(key) {
             return Arc::clone(watch);
         }
+        let mut feed = Feed::default();
+        let retained = self.retained.give_back(key);
+        let is_noted = retained.is_some();
+        if let Some((snapshot, confirmed)) = retained {
+            feed.snapshot = Some(snapshot);
+            feed.word = Word::Provisional(confirmed);
+        }
         let watch = Arc::new(Watch {
             key: key.clone(),
             means: Arc::clone(&self.means),
-            feed: watch::Sender::default(),
+            versions: Mutex::new(feed.snapshot.iter().cloned().collect()),
+            feed: watch::Sender::new(feed),
             members: Mutex::default(),
             members_changed: Notify::new(),
-            versions: Mutex::default(),
             retired: Mutex::default(),
             has_retired: Notify::new(),
             session: Mutex::default(),
+            publishing: tokio::sync::Mutex::default(),
+            retained: Arc::clone(&self.retained),
+            is_noted: AtomicBool::new(is_noted),
+            stays: OnceLock::new(),
             end: CancellationToken::new(),
             ended: CancellationToken::new(),
         });
@@ -184,14 +296,11 @@ impl Watches {
             tokio::select! {
                 () = end.cancelled() => {}
                 () = running.run() => {}
+                () = running.end_in_time() => {}
                 never = running.forget_in_time() => match never {},
             }
             // here, so that no deposit comes after it
-            let versions = std::mem::take(&mut *locked(&running.versions));
-            let retired = locked(&running.retired).take();
-            for snapshot in versions.into_iter().chain(retired) {
-                running.forget(&snapshot).await;
-            }
+            running.leave_nothing_else().await;
             running.ended.cancel();
         });
         watch
@@ -223,7 +332,8 @@ impl Watches {
         watch
     }
 
-    /// A volume is gone. Nobody but its members needs a watch's content.
+    /// A volume is gone. Nobody but its members needs a watch, and its content outlives it only as
+    /// what is retained.
     pub async fn leave(&self, volume: &VolumeId, watch: &Arc<Watch>) {
         let is_last = {
             // the map first: nobody can join between the look at the members and the end
@@ -231,6 +341,8 @@ impl Watches {
             let is_last = watch.remove(volume);
             if is_last {
                 watches.remove(&watch.key);
+                // who joins from now on finds it there
+                watch.retain();
             }
             drop(watches);
             is_last
@@ -371,17 +483,57 @@ impl Watch {
         unneeded
     }
 
+    /// Leaves the newest version to a volume that comes, if it can start from it.
+    fn retain(&self) {
+        let newest = locked(&self.versions).iter().max_by_key(|v| v.sequence()).cloned();
+        let feed = self.feed.borrow().clone();
+        let stays = newest.and_then(|newest| self.retained.take_in(&newest, &feed));
+        if let Some(stays) = stays {
+            // a watch ends once
+            self.stays.set(stays).ok();
+        }
+    }
+
+    /// What is not retained goes.
+    async fn leave_nothing_else(&self) {
+        let stays = self.stays.get().copied();
+        let versions = std::mem::take(&mut *locked(&self.versions));
+        let retired = locked(&self.retired).take();
+        let all = versions.iter().chain(&retired);
+        for snapshot in all.filter(|version| Some(version.sequence()) != stays) {
+            self.forget(snapshot).await;
+        }
+        match stays {
+            Some(_) => self.retained.leave_word(&self.key).await,
+            None => self.retained.forget_note(&self.key).await,
+        }
+    }
+
     async fn forget(&self, snapshot: &Snapshot) {
         if let Some(key) = content_key(snapshot) {
             self.means.keeper.remove(key).await;
         }
     }
 
-    /// Keeps `snapshot`, then shows it to all members.
+    /// What Safe would have said.
+    #[cfg(test)]
     pub(crate) async fn publish(&self, snapshot: Snapshot) {
-        let snapshot = Arc::new(snapshot);
-        // first of all: should the watch end during the deposit, it is known what to forget
-        locked(&self.versions).push(Arc::clone(&snapshot));
+        self.show(Arc::new(snapshot), |feed| {
+            feed.absent = None;
+            feed.word = Word::Current;
+        })
+        .await;
+    }
+
+    /// Keeps `snapshot`, then shows it to all members, with what else is true from now on.
+    async fn show(&self, snapshot: Arc<Snapshot>, also: impl FnOnce(&mut Feed)) {
+        {
+            // first of all: should the watch end during the deposit, it is known what to forget
+            let mut versions = locked(&self.versions);
+            // the same version, of which more is known now, takes its place
+            versions.retain(|version| version.sequence() != snapshot.sequence());
+            versions.push(Arc::clone(&snapshot));
+        }
         if let Some(key) = content_key(&snapshot) {
             // before anyone sees it: a successor must never go back behind what was seen
             self.means.keeper.deposit(key, snapshot.memfd()).await;
@@ -390,7 +542,7 @@ impl Watch {
         }
         self.feed.send_modify(|feed| {
             feed.snapshot = Some(snapshot);
-            feed.absent = None;
+            also(feed);
         });
         self.forget_old().await;
     }

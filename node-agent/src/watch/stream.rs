@@ -1,7 +1,7 @@
 //! The life of a watch: dial with some member's identity, follow, dial again.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -18,13 +18,13 @@ use vsecm_safe_api::{
 };
 
 use super::{
-    Trouble, TroubleKind, Watch, locked,
+    Feed, Trouble, TroubleKind, Watch, Word, locked,
     verdict::{Verdict, judge},
 };
 use crate::{
     backoff::{Backoff, jitter},
     identity::Identity,
-    snapshot::Snapshot,
+    snapshot::{Snapshot, SnapshotError},
     tls::TlsError,
     wait::moment,
 };
@@ -41,6 +41,9 @@ const RENEWAL_JITTER: Duration = Duration::from_secs(5);
 /// The member whose identity held the watch is gone; others take over soon.
 const TAKE_OVER_JITTER: Duration = Duration::from_secs(1);
 
+/// For how long a pod that could start from what is held waits for Safe to say what holds now.
+const CONFIRM_WAIT: Duration = Duration::from_secs(5);
+
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
@@ -50,8 +53,8 @@ enum Broken {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("Safe did not answer within {} seconds", OPEN_WAIT.as_secs())]
-    Silent,
+    #[error("Safe did not answer within {} seconds", .0.as_secs())]
+    Silent(Duration),
     #[error("Safe refused or failed")]
     Status(#[source] Box<Status>),
     #[error("Safe ended the watch")]
@@ -81,24 +84,29 @@ fn kind_of(status: &Status) -> TroubleKind {
 impl Watch {
     pub(super) async fn run(&self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut has_asked = false;
         loop {
             let Some(identity) = self.best_identity() else {
+                if std::mem::take(&mut has_asked) {
+                    self.is_watched_no_more().await;
+                }
                 if let Some(ended) = self.last_expiry() {
                     let reason = format!("it ended at {}", moment(ended));
                     if self.suffers_from() != Some(TroubleKind::IdentityExpired) {
                         warn!(secret = %self.key.secret, reason, "SPIRE renews no identity that may read the secret");
                     }
-                    self.trouble(TroubleKind::IdentityExpired, reason);
+                    self.trouble(TroubleKind::IdentityExpired, reason).await;
                 }
                 self.members_changed.notified().await;
                 continue;
             };
+            has_asked = true;
             let followed = self.follow(&identity, &mut backoff).await;
             *locked(&self.session) = None;
             if let Err(broken) = followed {
                 let reason = chain(&broken);
                 warn!(secret = %self.key.secret, reason, "the watch broke, and is opened again");
-                self.trouble(broken.kind(), reason);
+                self.trouble(broken.kind(), reason).await;
                 sleep(backoff.pause()).await;
             }
         }
@@ -108,12 +116,40 @@ impl Watch {
         self.feed.borrow().trouble.as_ref().map(|trouble| trouble.kind)
     }
 
-    fn trouble(&self, kind: TroubleKind, reason: String) {
+    async fn trouble(&self, kind: TroubleKind, reason: String) {
+        let now = SystemTime::now();
         self.feed.send_modify(|feed| {
             let before = feed.trouble.take().filter(|before| before.kind == kind);
-            let since = before.map_or_else(SystemTime::now, |before| before.since);
+            let since = before.map_or(now, |before| before.since);
             feed.trouble = Some(Trouble { since, kind, reason });
+            feed.word = feed.word.lost(now);
         });
+        self.note().await;
+    }
+
+    /// None of the members has an identity: what Safe says from now on is not heard.
+    async fn is_watched_no_more(&self) {
+        let now = SystemTime::now();
+        self.feed.send_modify(|feed| feed.word = feed.word.provisional(now));
+        self.note().await;
+    }
+
+    /// Leaves a successor word, once, of when Safe confirmed last what it cannot be asked about.
+    pub(super) async fn note(&self) {
+        let since = self.feed.borrow().word.unconfirmed_since();
+        if let Some(since) = since
+            && !self.is_noted.swap(true, Ordering::Relaxed)
+        {
+            self.retained.note(&self.key, since).await;
+        }
+    }
+
+    /// Safe stands by what is held: the sign of life speaks for it again.
+    async fn is_current(&self) {
+        if self.feed.borrow().word == Word::Current && self.is_noted.swap(false, Ordering::Relaxed)
+        {
+            self.retained.forget_note(&self.key).await;
+        }
     }
 
     /// When the last of the members' identities ended.
@@ -148,15 +184,25 @@ impl Watch {
         let mut stream = self.open(identity).await?;
         if self.feed.borrow().trouble.is_some() {
             info!(secret = %self.key.secret, "Safe can be asked again");
-            self.feed.send_modify(|feed| feed.trouble = None);
+            self.feed.send_modify(|feed| {
+                feed.trouble = None;
+                // what differs from the position that it was asked with comes at once
+                if matches!(feed.word, Word::Lost(_)) {
+                    feed.word = Word::Current;
+                }
+            });
+            self.is_current().await;
         }
         let mut dial_again: Option<Instant> = None;
+        let mut answer_due = self.is_provisional().then(|| Instant::now() + CONFIRM_WAIT);
         loop {
             let due = dial_again.unwrap_or_else(Instant::now);
             tokio::select! {
+                () = due_at(answer_due) => return Err(Broken::Silent(CONFIRM_WAIT)),
                 message = stream.message() => match message {
                     Ok(Some(message)) => {
                         self.take(message.state.try_into()?).await;
+                        answer_due = None;
                         backoff.reset();
                     }
                     Ok(None) => return Err(Broken::Ended),
@@ -190,13 +236,18 @@ impl Watch {
         drop(own);
         let base = tls.borrow().clone().ok_or(Broken::NoOwnIdentity)?;
         let channel = channel(&self.means.address, base.with_identity(identity)?)?;
-        let have = self.feed.borrow().snapshot.clone();
+        let (have, patience) = if self.is_provisional() {
+            // Safe says nothing of what one has: its answer, byte for byte, is the confirmation
+            (None, CONFIRM_WAIT)
+        } else {
+            (self.feed.borrow().snapshot.clone(), OPEN_WAIT)
+        };
         let request =
             WatchRequest { have: have.as_deref().and_then(Snapshot::position).map(Into::into) };
         let mut client = SecretsClient::new(channel);
-        let response = timeout(OPEN_WAIT, client.watch(request))
+        let response = timeout(patience, client.watch(request))
             .await
-            .map_err(|_elapsed| Broken::Silent)?
+            .map_err(|_elapsed| Broken::Silent(patience))?
             .map_err(|status| Broken::Status(Box::new(status)))?;
         // an older Safe does not say it, and is told nothing
         let session = response.metadata().get(WATCH).and_then(|id| id.to_str().ok());
@@ -205,13 +256,33 @@ impl Watch {
         Ok(response.into_inner())
     }
 
+    fn is_provisional(&self) -> bool {
+        matches!(self.feed.borrow().word, Word::Provisional(_))
+    }
+
     async fn take(&self, answer: State) {
+        // what ends by the clock must not come in between
+        let _turn = self.publishing.lock().await;
         let held = self.feed.borrow().snapshot.clone();
-        match judge(held.as_deref(), answer) {
-            Verdict::Same => self.feed.send_modify(|feed| feed.absent = None),
+        match judge(held.as_deref(), answer, SystemTime::now()) {
+            Verdict::Same => self.hear(|feed| {
+                feed.absent = None;
+                feed.word = Word::Current;
+            }),
+            Verdict::Until(expires) => {
+                let same = held.as_deref().and_then(|held| held.until(expires));
+                self.keep(same, |feed| {
+                    feed.absent = None;
+                    feed.word = Word::Current;
+                })
+                .await;
+            }
             Verdict::StillAbsent(absent) => {
                 info!(secret = %self.key.secret, reason = ?absent.reason, "there is no content");
-                self.feed.send_modify(|feed| feed.absent = Some(absent));
+                self.hear(|feed| {
+                    feed.absent = Some(absent);
+                    feed.word = Word::Current;
+                });
             }
             Verdict::KeepAgainst(absent) => {
                 match absent.reason {
@@ -222,27 +293,52 @@ impl Watch {
                         warn!(secret = %self.key.secret, ?reason, "Safe gives no content now; what is held stays");
                     }
                 }
-                self.feed.send_modify(|feed| feed.absent = Some(absent));
+                self.hear(|feed| feed.absent = Some(absent));
             }
             Verdict::Show { content, time, absent } => {
                 let sequence = next_sequence(held.as_deref());
-                match Snapshot::new(self.key.clone(), content, time, sequence) {
-                    Ok(snapshot) => {
-                        info!(secret = %self.key.secret, version = snapshot.folder(), "new content");
-                        self.publish(snapshot).await;
-                        self.feed.send_modify(|feed| feed.absent = absent);
-                    }
-                    Err(failure) => {
-                        error!(secret = %self.key.secret, reason = chain(&failure), "new content cannot be kept; what is held stays");
-                    }
+                let new = Snapshot::new(self.key.clone(), content, time, sequence);
+                if let Ok(new) = &new {
+                    info!(secret = %self.key.secret, version = new.folder(), "new content");
                 }
+                self.keep(Some(new), |feed| {
+                    feed.absent = absent;
+                    feed.word = Word::Current;
+                })
+                .await;
             }
+        }
+        self.is_current().await;
+    }
+
+    fn hear(&self, what: impl FnOnce(&mut Feed)) {
+        self.feed.send_modify(what);
+    }
+
+    async fn keep(
+        &self,
+        new: Option<Result<Snapshot, SnapshotError>>,
+        also: impl FnOnce(&mut Feed),
+    ) {
+        match new {
+            Some(Ok(new)) => self.show(Arc::new(new), also).await,
+            Some(Err(failure)) => {
+                error!(secret = %self.key.secret, reason = chain(&failure), "new content cannot be kept; what is held stays");
+            }
+            None => {}
         }
     }
 }
 
+async fn due_at(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Nanoseconds since 1970, and always more than before.
-fn next_sequence(held: Option<&Snapshot>) -> u64 {
+pub(super) fn next_sequence(held: Option<&Snapshot>) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
     held.map_or(now, |held| now.max(held.sequence().saturating_add(1)))
@@ -262,7 +358,7 @@ mod tests {
         assert_eq!(kind(Code::Unauthenticated, "no SVID"), TroubleKind::Refused);
         assert_eq!(of(locked("no root key yet")), TroubleKind::Locked);
         assert_eq!(kind(Code::Unavailable, "the socket is locked"), TroubleKind::Unreachable);
-        assert_eq!(Broken::Silent.kind(), TroubleKind::Unreachable);
+        assert_eq!(Broken::Silent(OPEN_WAIT).kind(), TroubleKind::Unreachable);
         assert_eq!(Broken::NoOwnIdentity.kind(), TroubleKind::NoOwnIdentity);
     }
 }

@@ -2,7 +2,11 @@
 
 use std::time::SystemTime;
 
-use vsecm_safe_api::state::{Absent, Reason, Snapshot as Said, State};
+use time::OffsetDateTime;
+use vsecm_safe_api::{
+    position::Position,
+    state::{Absent, Reason, Snapshot as Said, State},
+};
 
 use crate::snapshot::{Content, Removal, Snapshot};
 
@@ -19,6 +23,8 @@ pub(super) enum Verdict {
     },
     /// Nothing new.
     Same,
+    /// What is held, and until when: a predecessor of another version did not note that.
+    Until(Option<SystemTime>),
     /// There is no content, and there was none.
     StillAbsent(Absent),
     /// There is no content, yet what is held stays: the answer is no removal ([I2]).
@@ -26,16 +32,23 @@ pub(super) enum Verdict {
 }
 
 /// Judges `answer` where `held` is held.
-pub(super) fn judge(held: Option<&Snapshot>, answer: State) -> Verdict {
+pub(super) fn judge(held: Option<&Snapshot>, answer: State, now: SystemTime) -> Verdict {
     match answer {
-        State::Present(said) => present(held, said),
+        State::Present(said) => present(held, said, now),
         State::Absent(absent) => without_content(held, absent),
     }
 }
 
-fn present(held: Option<&Snapshot>, said: Said) -> Verdict {
-    if held.and_then(Snapshot::position) == Some(&said.position) {
-        return Verdict::Same;
+fn present(held: Option<&Snapshot>, said: Said, now: SystemTime) -> Verdict {
+    let expires = said.expires.map(SystemTime::from);
+    if expires.is_some_and(|end| end <= now) {
+        // Safe's clock is a little behind ours: what we have taken away does not come back for it
+        return without_content(held, over(said.expires, &said.position));
+    }
+    if let Some(held) = held
+        && held.position() == Some(&said.position)
+    {
+        return if held.expires() == expires { Verdict::Same } else { Verdict::Until(expires) };
     }
     Verdict::Show {
         time: said.updated.into(),
@@ -43,8 +56,19 @@ fn present(held: Option<&Snapshot>, said: Said) -> Verdict {
             position: said.position,
             format: said.format,
             document: said.document,
+            expires,
         },
         absent: None,
+    }
+}
+
+/// The absence of what was at `position` until its end.
+pub(super) fn over(end: Option<OffsetDateTime>, position: &Position) -> Absent {
+    Absent {
+        reason: Reason::Expired,
+        at: end,
+        lineage: position.lineage.clone(),
+        revision: position.revision,
     }
 }
 
@@ -87,6 +111,8 @@ mod tests {
     use super::*;
     use crate::snapshot::tests::{document, key};
 
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
     fn absent(reason: Reason) -> State {
         State::Absent(Absent {
             reason,
@@ -97,7 +123,11 @@ mod tests {
     }
 
     fn said(revision: u64, text: &str) -> State {
-        let now = time::OffsetDateTime::UNIX_EPOCH;
+        said_until(revision, text, None)
+    }
+
+    fn said_until(revision: u64, text: &str, expires: Option<OffsetDateTime>) -> State {
+        let now = OffsetDateTime::UNIX_EPOCH;
         State::Present(Said {
             position: Position {
                 lineage: Lineage::from_random([7; 16]),
@@ -108,7 +138,7 @@ mod tests {
             format: Format::Json,
             created: now,
             updated: now,
-            expires: None,
+            expires,
         })
     }
 
@@ -116,14 +146,14 @@ mod tests {
     fn only_a_deletion_or_an_expiry_takes_content_away() {
         let held = document(7, "{}");
         for reason in [Reason::Deleted, Reason::Expired] {
-            let verdict = judge(Some(&held), absent(reason));
+            let verdict = judge(Some(&held), absent(reason), NOW);
             let Verdict::Show { content, .. } = verdict else {
                 panic!("{reason:?} must take the content away");
             };
             assert!(matches!(content, Content::Removed { .. }));
         }
         for reason in [Reason::NotRegistered, Reason::NotYetValid, Reason::Unreadable] {
-            let verdict = judge(Some(&held), absent(reason));
+            let verdict = judge(Some(&held), absent(reason), NOW);
             assert!(matches!(verdict, Verdict::KeepAgainst(_)), "{reason:?}");
         }
     }
@@ -138,7 +168,7 @@ mod tests {
         let removed = Snapshot::new(key(), removed, SystemTime::UNIX_EPOCH, 1).unwrap();
         for held in [None, Some(&removed)] {
             for reason in [Reason::NotRegistered, Reason::Deleted, Reason::Unreadable] {
-                let verdict = judge(held, absent(reason));
+                let verdict = judge(held, absent(reason), NOW);
                 assert!(matches!(verdict, Verdict::StillAbsent(_)), "{reason:?}");
             }
         }
@@ -147,10 +177,34 @@ mod tests {
     #[test]
     fn content_at_another_position_is_shown_and_the_same_is_not_shown_again() {
         let held = document(7, "{}");
-        assert!(matches!(judge(Some(&held), said(7, "{}")), Verdict::Same));
+        assert!(matches!(judge(Some(&held), said(7, "{}"), NOW), Verdict::Same));
         for answer in [said(8, "{}"), said(7, "{ }"), said(3, "{}")] {
-            assert!(matches!(judge(Some(&held), answer), Verdict::Show { .. }));
+            assert!(matches!(judge(Some(&held), answer, NOW), Verdict::Show { .. }));
         }
-        assert!(matches!(judge(None, said(7, "{}")), Verdict::Show { .. }));
+        assert!(matches!(judge(None, said(7, "{}"), NOW), Verdict::Show { .. }));
+    }
+
+    #[test]
+    fn an_end_that_has_come_is_an_expiry_also_if_safe_does_not_say_so_yet() {
+        let end = OffsetDateTime::from_unix_timestamp(50).unwrap();
+        let answer = || said_until(8, "{}", Some(end));
+        let held = document(7, "{}");
+        let Verdict::Show { content, .. } = judge(Some(&held), answer(), end.into()) else {
+            panic!("its time is over");
+        };
+        assert!(matches!(content, Content::Removed { removal: Removal::Expired, .. }));
+        assert!(matches!(judge(None, answer(), end.into()), Verdict::StillAbsent(_)));
+        let Verdict::Show { content, .. } = judge(Some(&held), answer(), NOW) else {
+            panic!("its time is not over");
+        };
+        let end = SystemTime::from(end);
+        assert!(matches!(content, Content::Document { expires: Some(at), .. } if at == end));
+    }
+
+    #[test]
+    fn an_end_that_was_not_known_is_learnt_without_a_new_version() {
+        let end = OffsetDateTime::from_unix_timestamp(50).unwrap();
+        let verdict = judge(Some(&document(7, "{}")), said_until(7, "{}", Some(end)), NOW);
+        assert!(matches!(verdict, Verdict::Until(Some(at)) if at == SystemTime::from(end)));
     }
 }

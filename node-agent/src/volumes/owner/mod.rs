@@ -21,7 +21,7 @@ use vsecm_safe_api::name::SecretKey;
 use super::{
     Means,
     binding::{Access, Binding, Bound, binding_key},
-    reason::{self, Reason},
+    reason::{self, Age, Reason},
     shown::Shown,
 };
 use crate::{
@@ -184,6 +184,8 @@ pub(super) struct Owner {
     /// It stays until the secret of `member` has content.
     former: Option<Former>,
     updates: Updates,
+    /// It began with what Safe could not be asked about, and still cannot.
+    has_begun_unconfirmed: bool,
     shown: Option<Shown>,
     /// When a session that ended must have been detached.
     detach_due: Option<Instant>,
@@ -232,6 +234,7 @@ impl Owner {
             member: None,
             former: None,
             updates: Updates::Flow,
+            has_begun_unconfirmed: false,
             shown: None,
             detach_due: None,
             access: binding.map_or(Access::Granted, |binding| binding.access),
@@ -273,6 +276,8 @@ impl Owner {
             self.withdraw_if_due().await;
             self.swap_if_needed().await;
             self.retire_if_due();
+            let since = self.feed().and_then(|feed| feed.word.unconfirmed_since());
+            self.has_begun_unconfirmed &= since.is_some();
             self.tell();
             let next = tokio::select! {
                 command = self.commands.recv() => if let Some(command) = command {
@@ -336,8 +341,9 @@ impl Owner {
             is_optional.then_some(Source::Nothing(Nothing::NotYet))
         };
         let former = self.former.as_ref().map(|former| former.seen.clone());
-        // whose secret it is to see is not known
-        let is_held = self.standing.is_contested && !self.has_begun;
+        // whose secret it is to see is not known, or not whether Safe still stands by it
+        let may_start = || self.feed().is_none_or(|feed| feed.may_start());
+        let is_held = !self.has_begun && (self.standing.is_contested || !may_start());
         match &self.updates {
             Updates::Revoked => Some(Source::Nothing(Nothing::Revoked)),
             Updates::Stopped(source) => source.clone().or_else(optional),
@@ -351,6 +357,7 @@ impl Owner {
 
     fn gate(&self, standing: &Standing, feed: Option<&Feed>) -> Gate {
         let holds_document = feed
+            .filter(|feed| feed.may_start())
             .and_then(|feed| feed.snapshot.as_ref())
             .is_some_and(|snapshot| matches!(snapshot.content(), Content::Document { .. }));
         let is_optional = self.record.options.gate == Gating::Optional;
@@ -413,6 +420,7 @@ impl Owner {
                 feed.as_ref(),
                 missing,
                 self.swap_trouble.as_deref(),
+                self.age(feed.as_ref()),
             ),
             secret: key.map(|key| key.secret.clone()),
             shows,
@@ -423,6 +431,16 @@ impl Owner {
         };
         self.status.send_replace(status);
         self.means.reports.changed();
+    }
+
+    /// How old Safe's word is.
+    fn age(&self, feed: Option<&Feed>) -> Age {
+        let since = feed.and_then(|feed| feed.word.unconfirmed_since());
+        match since {
+            Some(since) if self.has_begun_unconfirmed => Age::BegunWith(since),
+            Some(since) => Age::Since(since),
+            None => Age::New,
+        }
     }
 
     async fn obey(&mut self, command: Command) -> Next {

@@ -13,6 +13,7 @@ use crate::{
     snapshot::Snapshot,
     tree::Source,
     volumes::shown::{Estate, Shown, Swap},
+    wait::moment,
     watch::Watch,
 };
 
@@ -40,10 +41,24 @@ impl Owner {
             self.retire_due = Some(Instant::now());
         }
         if start == Start::Fresh {
+            self.count_if_unconfirmed();
             self.means.publish_times.observe(self.asked.elapsed().as_secs_f64());
         }
         self.settled().await;
         Ok(())
+    }
+
+    /// Says of a pod that it begins with what Safe could not be asked about.
+    fn count_if_unconfirmed(&mut self) {
+        let feed = self.feed().filter(|feed| feed.snapshot.is_some());
+        let Some((trouble, since)) =
+            feed.and_then(|feed| Some((feed.trouble?, feed.word.unconfirmed_since()?)))
+        else {
+            return;
+        };
+        warn!(volume = %self.record.volume, pod = %self.record.pod.name, namespace = %self.record.pod.namespace, confirmed = moment(since), away_since = moment(trouble.since), reason = trouble.reason, "the pod starts from the snapshot that this node holds, as Safe cannot be asked");
+        self.has_begun_unconfirmed = true;
+        self.means.watches.retained().count_start();
     }
 
     /// What a predecessor left beside what is shown.

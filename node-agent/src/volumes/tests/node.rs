@@ -32,6 +32,7 @@ use crate::{
     report::Reports,
     session::fixture::Mount,
     snapshot::Snapshot,
+    tls::BaseConfig,
     volumes::{Means, Volumes, owner::Status},
     watch::{self as watches, Watches},
 };
@@ -47,6 +48,8 @@ pub(super) struct Node {
     keeping: Option<tokio::task::JoinHandle<()>>,
     hung: watch::Sender<bool>,
     pub(super) fatal: mpsc::Receiver<String>,
+    pub(super) max_stale: Duration,
+    _own: Option<watch::Sender<Option<BaseConfig>>>,
     dir: Arc<tempfile::TempDir>,
 }
 
@@ -60,10 +63,15 @@ impl PodIdentity for Shared {
 
 impl Node {
     pub(super) fn new() -> Self {
+        Self::retaining(Duration::ZERO)
+    }
+
+    /// One on which content outlives its last volume by so long.
+    pub(super) fn retaining(max_stale: Duration) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let keeper_socket = dir.path().join("keeper.sock");
         let kept = Arc::new(Mutex::new(Kept::new()));
-        let mut node = Self::beside(dir, keeper_socket, kept);
+        let mut node = Self::beside(dir, keeper_socket, kept, max_stale);
         node.start_keeper();
         node
     }
@@ -94,25 +102,47 @@ impl Node {
         self.hung.send_replace(false);
     }
 
+    /// What the keeper has.
+    pub(super) fn kept_now(&self) -> Kept {
+        let kept = self.kept.lock().unwrap();
+        let copies = kept.iter().map(|(name, (record, descriptor))| {
+            (name.clone(), (record.clone(), descriptor.try_clone().unwrap()))
+        });
+        copies.collect()
+    }
+
+    /// The keeper has this.
+    pub(super) fn set_kept(&self, kept: Kept) {
+        *self.kept.lock().unwrap() = kept;
+    }
+
     /// A node-agent that has nothing but what the keeper keeps.
     pub(super) fn successor(&self) -> Self {
         let dir = Arc::clone(&self.dir);
-        Self::beside(dir, self.keeper_socket.clone(), Arc::clone(&self.kept))
+        Self::beside(dir, self.keeper_socket.clone(), Arc::clone(&self.kept), self.max_stale)
     }
 
-    fn beside(dir: Arc<tempfile::TempDir>, keeper_socket: PathBuf, kept: Arc<Mutex<Kept>>) -> Self {
+    fn beside(
+        dir: Arc<tempfile::TempDir>,
+        keeper_socket: PathBuf,
+        kept: Arc<Mutex<Kept>>,
+        max_stale: Duration,
+    ) -> Self {
         let own = PeerRule::Uid(rustix::process::geteuid().as_raw());
         let keeper = Keeper::new(keeper_socket.clone(), own);
         let identities = Arc::new(ByHand::default());
         let duty = Arc::new(Duty::default());
         let (sender, fatal) = mpsc::channel(1);
-        let (_never, tls) = watch::channel(None);
+        let (own, tls) = watch::channel(None);
+        // with a sender an own identity may still come, and is waited for
+        let own = (!max_stale.is_zero()).then_some(own);
         let reports = Arc::new(Reports::default());
         let watches = Watches::new(watches::Means {
             address: "https://127.0.0.1:1/".parse().unwrap(),
             tls,
             keeper: keeper.clone(),
             due: reports.due(),
+            max_stale,
         });
         let driver = watch::Sender::new(Driver::Good);
         let volumes = Volumes::new(Means {
@@ -138,6 +168,8 @@ impl Node {
             keeping: None,
             hung: watch::Sender::new(false),
             fatal,
+            max_stale,
+            _own: own,
             dir,
         }
     }
