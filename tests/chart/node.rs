@@ -59,6 +59,19 @@ fn only_the_node_agent_sees_spire() {
 }
 
 #[test]
+fn how_long_a_secret_outlives_its_pods_is_a_value_of_which_0_is_one() {
+    for (set, seconds) in [
+        (&[][..], "3600"),
+        (&["node.maxStaleSeconds=0"][..], "0"),
+        (&["node.maxStaleSeconds=31536000"][..], "31536000"),
+    ] {
+        let rendered = render(set);
+        let agent = container(rendered.pod("DaemonSet", "vsecm-node"), "node-agent");
+        assert_eq!(env(agent, "VSECM_MAX_STALE"), seconds);
+    }
+}
+
+#[test]
 fn each_end_of_a_socket_knows_the_user_at_the_other() {
     let rendered = render(&[]);
     let node = rendered.pod("DaemonSet", "vsecm-node");

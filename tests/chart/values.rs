@@ -57,6 +57,8 @@ fn values_that_cannot_work_are_refused() {
         "spire.server.svidTTL=soon",
         "spire.agent.kubelet.verification=perhaps",
         "node.holdSeconds=120",
+        "node.maxStaleSeconds=-1",
+        "node.maxStaleSeconds=1h",
         "image.pullPolicy=Sometimes",
         "image.digests.vsecm-safe=latest",
         "safe.data.size=big",
