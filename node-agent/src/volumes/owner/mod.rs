@@ -340,18 +340,37 @@ impl Owner {
             let is_optional = self.record.options.gate == Gating::Optional;
             is_optional.then_some(Source::Nothing(Nothing::NotYet))
         };
-        let former = self.former.as_ref().map(|former| former.seen.clone());
+        let former = self.former.as_ref().map(|former| self.unless_over(&former.seen));
         // whose secret it is to see is not known, or not whether Safe still stands by it
         let may_start = || self.feed().is_none_or(|feed| feed.may_start());
         let is_held = !self.has_begun && (self.standing.is_contested || !may_start());
         match &self.updates {
             Updates::Revoked => Some(Source::Nothing(Nothing::Revoked)),
-            Updates::Stopped(source) => source.clone().or_else(optional),
+            Updates::Stopped(source) => {
+                source.as_ref().map(|source| self.unless_over(source)).or_else(optional)
+            }
             // also if the secret has content since a moment: a successor must know of it first
             Updates::Flow => {
                 let newest = || if is_held { None } else { self.newest() };
                 former.or_else(newest).or_else(optional)
             }
+        }
+    }
+
+    /// What a pod without news keeps, up to the end that Safe gave it.
+    fn unless_over(&self, source: &Source) -> Source {
+        let is_over = match source {
+            Source::Said(snapshot) => snapshot.ended(SystemTime::now()).is_some(),
+            Source::Nothing(_) => false,
+        };
+        if !is_over {
+            return source.clone();
+        }
+        match self.newest() {
+            Some(Source::Said(newest)) if matches!(newest.content(), Content::Removed { .. }) => {
+                Source::Said(newest)
+            }
+            _ => Source::Nothing(Nothing::Revoked),
         }
     }
 

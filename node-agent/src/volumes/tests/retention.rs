@@ -200,3 +200,19 @@ fn what_came_to_its_end_while_no_process_lived_is_not_shown_again() {
         assert_eq!(successor.volumes.get(&record.volume).unwrap().status.borrow().files, 0);
     });
 }
+
+#[test]
+fn an_end_takes_the_files_of_a_pod_without_identity_too() {
+    story(|| async {
+        let (node, record) = (Node::new(), record());
+        node.issue();
+        node.say(until(SystemTime::now() + Duration::from_secs(2))).await;
+        assert_eq!(node.attach(&record, 1000).await, AgentReply::Ready);
+        let _mount = node.serving_volume(&record).await;
+        node.withdraw();
+        let is_said =
+            |status: &Status| status.condition().is_some_and(|text| text.contains("withdrawn"));
+        node.until(&record, "the withdrawal", is_said).await;
+        node.until(&record, "the end", |status| status.files == 0).await;
+    });
+}
