@@ -13,7 +13,7 @@
 //! successor goes on with the same descriptors and the same content ([I6]).
 //!
 //! - pure: [`json`], [`yaml`], [`member`], [`inode`], [`tree`], [`mirror`], [`wait`];
-//! - content: [`snapshot`], [`memfd`], [`watch`], [`tls`], [`identity`], [`report`];
+//! - content: [`snapshot`], [`memfd`], [`mapping`], [`watch`], [`tls`], [`identity`], [`report`];
 //! - the kernel: [`view`], [`filesystem`], [`session`], [`audit`];
 //! - volumes: [`volumes`], [`control`], [`duty`], [`keeper`];
 //! - Kubernetes: [`kubernetes`], [`health`], [`metrics`], [`probe`], [`prepare`];
@@ -33,6 +33,7 @@ pub mod json;
 pub mod keeper;
 pub mod kernel;
 pub mod kubernetes;
+pub mod mapping;
 pub mod member;
 pub mod memfd;
 pub mod metrics;

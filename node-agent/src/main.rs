@@ -6,7 +6,7 @@ use clap::Parser as _;
 use vsecm_node_agent::{
     app,
     args::{Arguments, Command, Settings},
-    prepare, privileges, probe, supervisor,
+    mapping, prepare, privileges, probe, supervisor,
 };
 use vsecm_node_agent_api::process::{harden, log_to_stderr, raise_descriptor_limit};
 
@@ -36,6 +36,7 @@ fn serve(settings: &Settings) -> anyhow::Result<ExitCode> {
     supervisor::obey()?;
     log_to_stderr();
     raise_descriptor_limit()?;
+    mapping::raise_lock_limit()?;
     app::serve(settings)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
 use zeroize::Zeroizing;
 
 /// Why a memory file cannot be made or believed.
@@ -42,20 +42,24 @@ pub fn sealed(parts: &[&[u8]]) -> Result<OwnedFd, MemfdError> {
     Ok(file.into())
 }
 
+/// How large a memory file is that nobody can change.
+pub(crate) fn size(memfd: &OwnedFd, limit: usize) -> Result<usize, MemfdError> {
+    if !fcntl_get_seals(memfd).map_err(io::Error::from)?.contains(SEALS) {
+        return Err(MemfdError::Unsealed);
+    }
+    let length = fstat(memfd).map_err(io::Error::from)?.st_size;
+    let length = u64::try_from(length).unwrap_or(u64::MAX);
+    let fits = usize::try_from(length).ok().filter(|size| *size <= limit);
+    fits.ok_or(MemfdError::TooLarge(length))
+}
+
 /// What a sealed memory file holds, at most `limit` bytes.
 ///
 /// # Errors
 /// [`MemfdError`].
 pub fn contents(memfd: &OwnedFd, limit: usize) -> Result<Zeroizing<Vec<u8>>, MemfdError> {
-    if !fcntl_get_seals(memfd).map_err(io::Error::from)?.contains(SEALS) {
-        return Err(MemfdError::Unsealed);
-    }
+    let size = size(memfd, limit)?;
     let mut file = std::fs::File::from(memfd.try_clone()?);
-    let length = file.metadata()?.len();
-    let size = usize::try_from(length)
-        .ok()
-        .filter(|size| *size <= limit)
-        .ok_or(MemfdError::TooLarge(length))?;
     // sized once: a buffer that grows leaves unwiped copies behind
     let mut bytes = Zeroizing::new(Vec::with_capacity(size.saturating_add(1)));
     // the offset is shared with every dup of the descriptor

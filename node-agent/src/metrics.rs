@@ -17,6 +17,7 @@ use crate::{
     health::Stage,
     identity::own::OwnIdentity,
     kubernetes::driver::Driver,
+    mapping::locked_and_unlocked,
     volumes::{Census, Volumes},
     wait::Wait,
     watch::Figures,
@@ -116,6 +117,10 @@ impl Collector for Sources {
         gauge(encoder, "retained", help, secrets)?;
         let help = "Bytes of the retained content";
         gauge(encoder, "retained_bytes", help, bytes)?;
+        let (locked, unlocked) = locked_and_unlocked();
+        let help = "Bytes of documents, by whether they are locked in memory";
+        let states = [("locked", locked), ("unlocked", unlocked)];
+        gauges(encoder, ("document_bytes", help), "state", states)?;
         let help = "Volumes that were started from content which Safe could not be asked about";
         let metric =
             encoder.encode_descriptor("unconfirmed_starts", help, None, MetricType::Counter)?;

@@ -35,6 +35,7 @@ mod sentinel_waits_and_ends;
 mod strangers_read_nothing;
 mod support;
 mod svids_are_renewed;
+mod the_keeper_reads_nothing;
 mod time_is_up;
 mod two_playgrounds_leave_nothing;
 mod watchers_see_a_secret_volume;

@@ -20,7 +20,7 @@ use vsecm_safe_api::{
 
 pub use self::version::{VersionId, distinct_folders};
 pub(crate) use self::wire::{nanoseconds, time};
-use crate::{json, member::Member, memfd::MemfdError, yaml};
+use crate::{json, mapping::Mapping, member::Member, memfd::MemfdError, yaml};
 
 mod version;
 mod wire;
@@ -55,7 +55,7 @@ pub enum Content {
         /// How it is to be shown.
         format: Format,
         /// The bytes.
-        document: SecretValue,
+        document: Document,
         /// When it must no longer be shown, whatever becomes of Safe; `None` is never.
         expires: Option<SystemTime>,
     },
@@ -68,6 +68,36 @@ pub enum Content {
         /// The store's revision then.
         revision: Revision,
     },
+}
+
+/// The bytes of a document.
+#[expect(missing_debug_implementations, reason = "a value has no exits")]
+pub enum Document {
+    /// As they came from Safe.
+    Received(SecretValue),
+    /// As they lie in the memfd, behind its header.
+    Kept {
+        /// The whole memfd.
+        mapping: Mapping,
+        /// Bytes of the header.
+        header: usize,
+    },
+}
+
+impl From<SecretValue> for Document {
+    fn from(value: SecretValue) -> Self {
+        Self::Received(value)
+    }
+}
+
+impl Document {
+    /// The bytes, for the one who must have them.
+    pub fn expose(&self) -> &[u8] {
+        match self {
+            Self::Received(value) => value.expose(),
+            Self::Kept { mapping, header } => mapping.bytes().get(*header..).unwrap_or_default(),
+        }
+    }
 }
 
 /// One version of one secret.
@@ -105,11 +135,11 @@ impl Snapshot {
         time: SystemTime,
         sequence: u64,
     ) -> Result<Self, SnapshotError> {
-        let memfd = wire::write(&key, &content, time, sequence)?;
+        let (memfd, header) = wire::write(&key, &content, time, sequence)?;
         Ok(Self {
             id: content.id(),
             key,
-            content,
+            content: content.kept_in(&memfd, header),
             time,
             sequence,
             members: OnceLock::new(),
@@ -200,7 +230,7 @@ impl Snapshot {
         let content = Content::Document {
             position: position.clone(),
             format: *format,
-            document: SecretValue::new(document.expose().to_vec()).ok()?,
+            document: SecretValue::new(document.expose().to_vec()).ok()?.into(),
             expires,
         };
         Some(Self::new(self.key.clone(), content, self.time, self.sequence))
@@ -253,6 +283,20 @@ impl std::fmt::Debug for Content {
 }
 
 impl Content {
+    /// The same, with the memfd for its only copy.
+    fn kept_in(self, memfd: &OwnedFd, header: usize) -> Self {
+        match self {
+            Self::Document { position, format, document, expires } => {
+                let mapping = Mapping::of(memfd, wire::LIMIT);
+                // where it cannot be mapped, what was received is as good
+                let document =
+                    mapping.map_or(document, |mapping| Document::Kept { mapping, header });
+                Self::Document { position, format, document, expires }
+            }
+            removed @ Self::Removed { .. } => removed,
+        }
+    }
+
     fn document(&self) -> &[u8] {
         match self {
             Self::Document { document, .. } => document.expose(),
@@ -334,7 +378,7 @@ pub(crate) mod tests {
                 digest: Digest::of(format, text.as_bytes()),
             },
             format,
-            document: SecretValue::new(text.as_bytes().to_vec()).unwrap(),
+            document: SecretValue::new(text.as_bytes().to_vec()).unwrap().into(),
             expires,
         };
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + revision);

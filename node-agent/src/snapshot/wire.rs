@@ -10,11 +10,11 @@ use vsecm_safe_api::{
     name::SecretKey,
     position::{Digest, Lineage, Position, Revision},
     state::Format,
-    value::{SecretValue, VALUE_LIMIT},
+    value::VALUE_LIMIT,
 };
 
-use super::{Content, Removal, SnapshotError, SnapshotKey};
-use crate::memfd;
+use super::{Content, Document, Removal, SnapshotError, SnapshotKey};
+use crate::{mapping::Mapping, memfd};
 
 /// The first line of the memfd. It holds no secret. Of another version's line what is known here is
 /// read: an upgrade, or the way back, must not lose content.
@@ -45,18 +45,21 @@ pub(super) struct Read {
     pub(super) sequence: u64,
 }
 
-/// Writes a sealed memfd.
+/// Bytes of a memfd at most.
+pub(super) const LIMIT: usize = HEADER_LIMIT + VALUE_LIMIT;
+
+/// Writes a sealed memfd, whose document begins behind so many bytes.
 pub(super) fn write(
     key: &SnapshotKey,
     content: &Content,
     time: SystemTime,
     sequence: u64,
-) -> Result<OwnedFd, SnapshotError> {
+) -> Result<(OwnedFd, usize), SnapshotError> {
     let header = Header::of(key, content, time, sequence);
     let mut line = serde_json::to_vec(&header)
         .map_err(|_json| SnapshotError::Malformed("its header cannot be written"))?;
     line.push(b'\n');
-    Ok(memfd::sealed(&[&line, content.document()])?)
+    Ok((memfd::sealed(&[&line, content.document()])?, line.len()))
 }
 
 /// Reads a sealed memfd.
@@ -71,9 +74,11 @@ pub(super) fn read(memfd: &OwnedFd) -> Result<Read, SnapshotError> {
     let content = match (header.removal, header.format.as_deref().map(parse_format)) {
         (Some(removal), None) => Content::Removed { removal, lineage, revision },
         (None, Some(Some(format))) => Content::Document {
-            position: Position { lineage, revision, digest: Digest::of(format, &document) },
+            position: Position { lineage, revision, digest: Digest::of(format, document.expose()) },
             format,
-            document: SecretValue::new(document).map_err(|_value| bad("no document"))?,
+            document: Some(document)
+                .filter(|document| (1..=VALUE_LIMIT).contains(&document.expose().len()))
+                .ok_or_else(|| bad("no document"))?,
             expires: header.expires.map(time),
         },
         _ => return Err(bad("neither a document nor a removal")),
@@ -137,16 +142,16 @@ fn parse_format(name: &str) -> Option<Format> {
     }
 }
 
-fn parts(memfd: &OwnedFd) -> Result<(Header, Vec<u8>), SnapshotError> {
-    let bytes = memfd::contents(memfd, HEADER_LIMIT + VALUE_LIMIT)?;
-    let end = bytes
+fn parts(memfd: &OwnedFd) -> Result<(Header, Document), SnapshotError> {
+    let mapping = Mapping::of(memfd, LIMIT)?;
+    let end = mapping
+        .bytes()
         .iter()
         .position(|byte| *byte == b'\n')
         .ok_or(SnapshotError::Malformed("it has no header"))?;
-    let (line, document) = bytes.split_at(end);
-    let header = serde_json::from_slice(line)
+    let header = serde_json::from_slice(mapping.bytes().get(..end).unwrap_or_default())
         .map_err(|_json| SnapshotError::Malformed("its header is not understood"))?;
-    Ok((header, document.get(1..).unwrap_or_default().to_vec()))
+    Ok((header, Document::Kept { mapping, header: end + 1 }))
 }
 
 #[cfg(test)]

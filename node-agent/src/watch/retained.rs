@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    os::fd::OwnedFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -48,10 +47,11 @@ pub struct Figures {
     pub started: u64,
 }
 
-/// A document without volumes. Its bytes are in its memfd alone.
+/// A document without volumes.
 #[derive(Debug)]
 struct Kept {
-    memfd: Arc<OwnedFd>,
+    /// Read back from its memfd: nothing of what volumes made of it is left.
+    snapshot: Arc<Snapshot>,
     name: ContentKey,
     bytes: usize,
     /// When Safe confirmed it last.
@@ -124,8 +124,15 @@ impl Retained {
         let Some(name) = content_key(snapshot).filter(|_| is_document && due.0 > now) else {
             return false;
         };
-        let (memfd, bytes) = (snapshot.memfd(), snapshot.document().len());
-        let kept = Kept { memfd, name, bytes, confirmed, due };
+        let bytes = snapshot.document().len();
+        let snapshot = match Snapshot::load(snapshot.memfd()) {
+            Ok(snapshot) => Arc::new(snapshot),
+            Err(error) => {
+                warn!(%error, "content cannot be retained");
+                return false;
+            }
+        };
+        let kept = Kept { snapshot: Arc::clone(&snapshot), name, bytes, confirmed, due };
         locked(&self.kept).insert(snapshot.key().clone(), kept);
         info!(secret = %snapshot.key().secret, version = snapshot.folder(), confirmed = moment(confirmed), until = moment(due.0), "no volume shows it any more; it is retained for a pod that comes while Safe is away");
         self.changed.notify_one();
@@ -147,15 +154,9 @@ impl Retained {
         if entry.get().due.0 <= SystemTime::now() {
             return None;
         }
-        let Kept { memfd, confirmed, .. } = entry.remove();
+        let Kept { snapshot, confirmed, .. } = entry.remove();
         drop(kept);
-        match Snapshot::load(memfd) {
-            Ok(snapshot) => Some((Arc::new(snapshot), confirmed)),
-            Err(error) => {
-                warn!(%error, "retained content is not understood");
-                None
-            }
-        }
+        Some((snapshot, confirmed))
     }
 
     /// Leaves a successor word of what was taken in.

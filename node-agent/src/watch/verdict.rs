@@ -55,7 +55,7 @@ fn present(held: Option<&Snapshot>, said: Said, now: SystemTime) -> Verdict {
         content: Content::Document {
             position: said.position,
             format: said.format,
-            document: said.document,
+            document: said.document.into(),
             expires,
         },
         absent: None,
