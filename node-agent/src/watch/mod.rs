@@ -172,7 +172,7 @@ pub struct Watch {
 #[derive(Debug)]
 pub struct Watches {
     means: Arc<Means>,
-    watches: Mutex<HashMap<SnapshotKey, Arc<Watch>>>,
+    open: Mutex<HashMap<SnapshotKey, Arc<Watch>>>,
     retained: Arc<Retained>,
 }
 
@@ -196,7 +196,7 @@ impl Watches {
     /// No watches yet.
     pub fn new(means: Means) -> Self {
         let retained = Retained::new(means.keeper.clone(), means.max_stale);
-        Self { means: Arc::new(means), watches: Mutex::default(), retained: Arc::new(retained) }
+        Self { means: Arc::new(means), open: Mutex::default(), retained: Arc::new(retained) }
     }
 
     /// What outlives its volumes.
@@ -219,7 +219,7 @@ impl Watches {
         let beating = async {
             loop {
                 // it speaks for none of those
-                let watches: Vec<_> = locked(&self.watches).values().cloned().collect();
+                let watches: Vec<_> = locked(&self.open).values().cloned().collect();
                 for watch in watches {
                     watch.note().await;
                 }
@@ -232,7 +232,7 @@ impl Watches {
 
     /// Since when Safe has confirmed nothing, of the watch of which that is longest so.
     pub fn unconfirmed_since(&self) -> Option<SystemTime> {
-        let watches = locked(&self.watches);
+        let watches = locked(&self.open);
         let since = |watch: &Arc<Watch>| watch.feed.borrow().word.unconfirmed_since();
         watches.values().filter_map(since).min()
     }
@@ -242,7 +242,7 @@ impl Watches {
     pub async fn restore(&self, snapshots: Vec<Arc<Snapshot>>, notes: &Notes) {
         let mut restored = BTreeMap::new();
         for snapshot in snapshots {
-            let watch = self.watch(&mut locked(&self.watches), snapshot.key());
+            let watch = self.watch(&mut locked(&self.open), snapshot.key());
             locked(&watch.retired).sees(&snapshot);
             locked(&watch.versions).push(Arc::clone(&snapshot));
             let word = Word::Provisional(notes.confirmed(&snapshot));
@@ -314,7 +314,7 @@ impl Watches {
         identity: Option<Arc<Identity>>,
     ) -> Arc<Watch> {
         // under the map's lock: the last member cannot end the watch in between
-        let mut watches = locked(&self.watches);
+        let mut watches = locked(&self.open);
         let watch = self.watch(&mut watches, key);
         let member = Member {
             shows: match &identity {
@@ -337,7 +337,7 @@ impl Watches {
     pub async fn leave(&self, volume: &VolumeId, watch: &Arc<Watch>) {
         let is_last = {
             // the map first: nobody can join between the look at the members and the end
-            let mut watches = locked(&self.watches);
+            let mut watches = locked(&self.open);
             let is_last = watch.remove(volume);
             if is_last {
                 watches.remove(&watch.key);

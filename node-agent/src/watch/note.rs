@@ -124,14 +124,14 @@ mod tests {
     #[test]
     fn a_note_counts_before_the_sign_of_life_and_this_before_the_time_of_the_content() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let (noted, other) = (document(1, "{}"), document_of("other", 1, "{}"));
+        let (own, other) = (document(1, "{}"), document_of("other", 1, "{}"));
         let mut notes = Notes::default();
-        assert_eq!(notes.confirmed(&noted), noted.time());
+        assert_eq!(notes.confirmed(&own), own.time());
         assert!(notes.read(&note(None, at(50)).unwrap()));
-        assert!(notes.read(&note(Some(noted.key()), at(40)).unwrap()));
-        assert_eq!(notes.confirmed(&noted), at(40));
+        assert!(notes.read(&note(Some(own.key()), at(40)).unwrap()));
+        assert_eq!(notes.confirmed(&own), at(40));
         assert_eq!(notes.confirmed(&other), at(50));
-        assert!(is_note(&note_key(noted.key()).unwrap()) && is_note(&alive_key().unwrap()));
+        assert!(is_note(&note_key(own.key()).unwrap()) && is_note(&alive_key().unwrap()));
     }
 
     #[test]

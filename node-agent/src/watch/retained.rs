@@ -217,12 +217,10 @@ impl Retained {
         let mut kept = locked(&self.kept);
         let room = surplus(&kept);
         let is_due = |key: &SnapshotKey, kept: &mut Kept| kept.due.0 <= now || room.contains(key);
-        let gone = kept.extract_if(.., is_due);
-        gone.map(|(key, Kept { name, due, .. })| {
-            let why = if due.0 <= now { due.1 } else { Why::NoRoom };
-            (key, name, why)
-        })
-        .collect()
+        let gone: Vec<_> = kept.extract_if(.., is_due).collect();
+        drop(kept);
+        let why = |due: (SystemTime, Why)| if due.0 <= now { due.1 } else { Why::NoRoom };
+        gone.into_iter().map(|(key, kept)| (key, kept.name, why(kept.due))).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -104,11 +105,10 @@ impl Node {
 
     /// What the keeper has.
     pub(super) fn kept_now(&self) -> Kept {
-        let kept = self.kept.lock().unwrap();
-        let copies = kept.iter().map(|(name, (record, descriptor))| {
+        let copy = |(name, (record, descriptor)): (&String, &(Option<VolumeRecord>, OwnedFd))| {
             (name.clone(), (record.clone(), descriptor.try_clone().unwrap()))
-        });
-        copies.collect()
+        };
+        self.kept.lock().unwrap().iter().map(copy).collect()
     }
 
     /// The keeper has this.
