@@ -111,6 +111,12 @@ impl Node {
         self.kept.lock().unwrap().iter().map(copy).collect()
     }
 
+    /// How many entries it has, without those that say when Safe confirmed what.
+    pub(super) fn kept_beside_notes(&self) -> usize {
+        let kept = self.kept.lock().unwrap();
+        kept.keys().filter(|name| !name.starts_with("confirmed-")).count()
+    }
+
     /// The keeper has this.
     pub(super) fn set_kept(&self, kept: Kept) {
         *self.kept.lock().unwrap() = kept;

@@ -52,7 +52,7 @@ async fn rush(duration: Duration) {
         ticks.tick().await;
         revision += 1;
         watch.publish(said(revision, &text(revision))).await;
-        most = most.max(node.kept.lock().unwrap().len());
+        most = most.max(node.kept_beside_notes());
     }
     let rate = (revision - 1) / begun.elapsed().as_secs().max(1);
     assert!(rate > 50, "the machine is too slow for this test: {rate} rotations a second");
@@ -77,8 +77,9 @@ async fn rush(duration: Duration) {
     reader.join().unwrap();
     let reads = reads.load(Relaxed);
     println!("{rate} rotations a second, {reads} reads; at the keeper {most} entries at most");
-    // the volume and its word, what was shown first, what is shown and what is about to be
-    assert!(most < 10, "{most} entries at the keeper: its memory grows");
+    // the volume and its word, what was shown first, what is shown and what is about to be, and
+    // eight that a reader may be in the midst of
+    assert!(most < 10 + 8, "{most} entries at the keeper: its memory grows");
     assert!(reads > revision, "the reader hardly read");
 }
 
