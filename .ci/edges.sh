@@ -20,7 +20,7 @@ bans vsecm-tests          vsecm-safe vsecm-node-agent age aes-gcm fuser kube
 
 # state machines and parsers do no I/O
 pure=(safe/src/entry.rs safe/src/vault.rs safe/src/policy.rs
-      safe/src/deliveries/registry.rs safe/src/deliveries/watches.rs safe/src/deliveries/report.rs safe/src/deliveries/token.rs
+      safe/src/deliveries/registry/mod.rs safe/src/deliveries/watches.rs safe/src/deliveries/report.rs safe/src/deliveries/token.rs
       safe/api/src/name.rs safe/api/src/position.rs safe/api/src/role/mod.rs safe/api/src/role/account.rs safe/api/src/state.rs safe/api/src/value.rs
       node-agent/src/json.rs node-agent/src/yaml.rs node-agent/src/tree/mod.rs node-agent/src/tree/plan.rs node-agent/api/src/items.rs csi/src/publish/mod.rs csi/src/mount/mountinfo.rs)
 for module in "${pure[@]}"; do

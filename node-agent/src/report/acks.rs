@@ -138,7 +138,7 @@ impl<W: Clone> Acks<W> {
         now: Instant,
     ) -> (Vec<Due<W>>, Option<Instant>) {
         let mut open = self.open(is_possible);
-        open.sort_by(|(a, _), (b, _)| a.cmp(b));
+        open.sort_by_key(|(at, _)| *at);
         let ripe = open.iter().take(limit).take_while(|(at, _)| *at <= now).count();
         let later = open.split_off(ripe);
         let due: Vec<_> = open.into_iter().map(|(_, due)| due).collect();

@@ -88,9 +88,10 @@ impl Reports {
 
     /// Goes on with what a predecessor said.
     pub fn adopt(&self, memfd: &OwnedFd) {
-        match Origin::from_memfd(memfd) {
-            Some(origin) => drop(self.origin.set(origin)),
-            None => warn!("the origin of reports at the keeper is not understood"),
+        if let Some(origin) = Origin::from_memfd(memfd) {
+            drop(self.origin.set(origin));
+        } else {
+            warn!("the origin of reports at the keeper is not understood");
         }
     }
 

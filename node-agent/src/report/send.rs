@@ -77,13 +77,13 @@ impl Reports {
             tokio::select! {
                 () = self.due.notified() => {}
                 () = ripe => {}
-                Some(Ok((due, sent))) = under_way.join_next() => self.sent(due, sent),
+                Some(Ok((due, sent))) = under_way.join_next() => self.sent(due, &sent),
             }
         }
     }
 
-    fn sent(&self, due: Due<Shared>, sent: Result<(), AckError>) {
-        let outcome = match &sent {
+    fn sent(&self, due: Due<Shared>, sent: &Result<(), AckError>) {
+        let outcome = match sent {
             Ok(()) => Outcome::Taken,
             Err(error) => {
                 let (reason, secret) = (chain(error), &due.watch.0.key().secret);

@@ -117,6 +117,7 @@ impl Open {
             live.sent.pop_front();
         }
         live.sent.push_back(shown);
+        drop(watches);
     }
 }
 

@@ -161,7 +161,7 @@ impl Admin for AdminService {
         let (deliveries, waiting) = self.0.deliveries.registry().list(key.as_ref(), now);
         let about = About { secret: key.as_ref(), ..About::default() };
         caller.audit(Action::Deliveries, &about, "listed");
-        Ok(Response::new(listing::of(deliveries, waiting)))
+        Ok(Response::new(listing::of(&deliveries, &waiting)))
     }
 }
 

@@ -14,7 +14,7 @@ const PART: usize = 1_000;
 
 pub(super) type Listing = stream::Iter<std::vec::IntoIter<Result<ListDeliveriesResponse, Status>>>;
 
-pub(super) fn of(deliveries: Vec<Delivered>, waiting: Vec<Waits>) -> Listing {
+pub(super) fn of(deliveries: &[Delivered], waiting: &[Waits]) -> Listing {
     let mut parts = Vec::new();
     for rows in deliveries.chunks(PART) {
         let deliveries = rows.iter().map(delivery).collect();

@@ -70,7 +70,8 @@ impl Nodes for NodesService {
             is_over: false,
             _place: place,
         };
-        Ok(Response::new(Box::pin(stream::unfold(reporting, Reporting::answer))))
+        let answers = stream::unfold(reporting, Reporting::answer);
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
@@ -154,7 +155,7 @@ impl Reporting {
         let pods: Result<Vec<Pod>, ReportError> = pods.into_iter().map(Pod::try_from).collect();
         let pods = pods.map_err(|e| status::from_report(&e))?;
         let taken = self.services.deliveries.registry().page(stream, pods, more, now);
-        let taken = taken.map_err(|e| status::from_page(&e))?;
+        let taken = taken.map_err(status::from_page)?;
         for Withdrawn { id, delivery } in taken.iter().flat_map(|taken| &taken.withdrawn) {
             let node = &delivery.node;
             let context = format!("{id}, which claimed to be on node {node}");
@@ -178,7 +179,7 @@ impl Reporting {
         let origin = origin.parse::<Token>();
         let origin = origin.map_err(|e| Status::invalid_argument(format!("origin: {e}")))?;
         let stream = self.services.deliveries.registry().open(origin, node, now);
-        let stream = stream.map_err(|e| status::from_page(&e.into()))?;
+        let stream = stream.map_err(|e| status::from_page(e.into()))?;
         let context = format!("claims to be on node {node}");
         self.from = Some(From { stream: (origin, stream), context });
         self.audit("opened");

@@ -48,7 +48,7 @@ pub(super) fn from_report(error: &ReportError) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
-pub(super) fn from_page(error: &PageError) -> Status {
+pub(super) fn from_page(error: PageError) -> Status {
     match error {
         PageError::Full(_) => Status::resource_exhausted(error.to_string()),
         PageError::Superseded => Status::aborted(error.to_string()),
