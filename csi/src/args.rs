@@ -3,7 +3,7 @@
 use std::{num::ParseIntError, path::PathBuf, time::Duration};
 
 use clap::ArgAction::Set;
-use vsecm_node_agent_api::{peer::PeerRule, volume::PodUid};
+use vsecm_node_agent_api::{kernel::Features, peer::PeerRule, volume::PodUid};
 
 use crate::{
     mount::{DEFAULT_LABEL, Labelling},
@@ -66,6 +66,9 @@ pub struct Args {
     /// Socket for the probes
     #[arg(long, env = "VSECM_CSI_HEALTH_SOCKET")]
     pub health_socket: Option<PathBuf>,
+    /// For tests: kernel features that are done without, as in no-resend,no-inc-epoch
+    #[arg(long, env = "VSECM_PRETEND_KERNEL", default_value = "", hide = true)]
+    pub pretend_kernel: Features,
     /// Leave the pod's network first of all: true or false
     #[arg(long, env = "VSECM_CSI_LEAVE_NETWORK", action = Set, default_value_t = false)]
     pub leave_network: bool,

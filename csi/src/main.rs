@@ -4,7 +4,7 @@ use std::{env, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use vsecm_csi::{app, args::Args, health::Probe};
+use vsecm_csi::{app, args::Args, health::Probe, mount::probe};
 use vsecm_node_agent_api::process;
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -14,6 +14,7 @@ fn main() -> anyhow::Result<ExitCode> {
         return Probe::parse_from(env::args_os().skip(1)).run();
     }
     let args = Args::parse();
+    probe::look(args.pretend_kernel).map_err(anyhow::Error::msg)?;
     if args.leave_network {
         // no thread may be there yet: each would keep the network of its own
         app::leave_network()

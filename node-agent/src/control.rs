@@ -76,8 +76,16 @@ async fn converse(
     let Ok(received) = timeout(REQUEST_WAIT, connection.receive::<AgentRequest>()).await else {
         return Err(ChannelError::Closed);
     };
-    let Some((request, mut descriptors)) = received? else {
-        return Ok(());
+    let (request, mut descriptors) = match received {
+        Ok(Some(received)) => received,
+        Ok(None) => return Ok(()),
+        // a csi of another version: it hears what is wrong, and asks something else
+        Err(error @ ChannelError::Version { .. }) => {
+            warn!(%error, "csi asked what this node agent does not know");
+            let reason = error.to_string();
+            return connection.send(&AgentReply::Refused { reason }, &[]).await;
+        }
+        Err(error) => return Err(error),
     };
     if matches!(request, AgentRequest::Duty) {
         connection.send(&AgentReply::Done, &[]).await?;

@@ -9,7 +9,7 @@ use tokio::{
 use vsecm_node_agent_api::{
     channel::{ChannelError, Connection, Listener},
     client::{AskError, FIRST_PAUSE, PATIENCE, chain},
-    frame::{KeeperRequest, Role},
+    frame::{KeeperReply, KeeperRequest, RawRecord, Role},
     peer::PeerRule,
 };
 
@@ -74,12 +74,20 @@ async fn converse(
     role: Role,
     shelf: &Mutex<Shelf>,
 ) -> Result<(), ChannelError> {
-    while let Some((request, fds)) = connection.receive::<KeeperRequest>().await? {
-        let (reply, fd) = shelf.lock().await.answer(role, request, fds);
+    loop {
+        let (reply, fd) = match connection.receive::<KeeperRequest<RawRecord>>().await {
+            Ok(Some((request, fds))) => shelf.lock().await.answer(role, request, fds),
+            Ok(None) => return Ok(()),
+            // a peer of another version: what it asks is not done, and all else goes on
+            Err(error @ ChannelError::Version { .. }) => {
+                tracing::warn!(?role, error = chain(&error), "refused");
+                (KeeperReply::Refused { reason: error.to_string() }, None)
+            }
+            Err(error) => return Err(error),
+        };
         let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
         connection.send(&reply, &fds).await?;
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,8 +9,11 @@ use std::{
 
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
 use vsecm_node_agent_api::{
-    frame::{ContentKey, Descriptor, KeeperReply, KeeperRequest, PAGE, Role},
-    volume::{VolumeId, VolumeRecord},
+    frame::{
+        ContentKey, Descriptor, FRAME_LIMIT, KeeperReply, KeeperRequest, PAGE, RawRecord as Record,
+        Role,
+    },
+    volume::VolumeId,
 };
 
 /// Volumes at most. The kubelet's default is 110 pods on a node.
@@ -22,9 +25,13 @@ pub const CONTENT_LIMIT: usize = 8192;
 /// Bytes in a content at most: a value of 1 MiB, as document and as keys, with room.
 const CONTENT_SIZE_LIMIT: i64 = 8 * 1024 * 1024;
 
+/// Bytes of a record at most: a page of them is one frame.
+const RECORD_LIMIT: usize = (FRAME_LIMIT - 1024) / PAGE;
+
 #[derive(Debug)]
 struct Volume {
-    record: VolumeRecord,
+    /// As csi wrote it: one of a newer version has what this keeper does not know.
+    record: Record,
     fds: HashMap<Descriptor, Arc<OwnedFd>>,
 }
 
@@ -36,7 +43,7 @@ pub struct Shelf {
 }
 
 /// A reply, with the descriptor that goes with it.
-pub(super) type Answer = (KeeperReply, Option<Arc<OwnedFd>>);
+pub(super) type Answer = (KeeperReply<Record>, Option<Arc<OwnedFd>>);
 
 fn refused(reason: &str) -> Answer {
     (KeeperReply::Refused { reason: reason.to_owned() }, None)
@@ -52,7 +59,12 @@ fn page<K: Ord, V>(map: &BTreeMap<K, V>, after: Option<K>) -> impl Iterator<Item
 
 impl Shelf {
     /// Does what a peer asks, if it may.
-    pub fn answer(&mut self, role: Role, request: KeeperRequest, mut fds: Vec<OwnedFd>) -> Answer {
+    pub fn answer(
+        &mut self,
+        role: Role,
+        request: KeeperRequest<Record>,
+        mut fds: Vec<OwnedFd>,
+    ) -> Answer {
         if !role.may(&request) {
             return refused("this peer may not ask that");
         }
@@ -83,12 +95,17 @@ impl Shelf {
         (KeeperReply::Done, None)
     }
 
-    fn put_volume(&mut self, record: VolumeRecord, which: Descriptor, fd: Arc<OwnedFd>) -> Answer {
-        if self.volumes.len() >= VOLUME_LIMIT && !self.volumes.contains_key(&record.volume) {
+    fn put_volume(&mut self, record: Record, which: Descriptor, fd: Arc<OwnedFd>) -> Answer {
+        let id = record.get("volume").and_then(|id| id.as_str()?.parse::<VolumeId>().ok());
+        let Some(id) = id else { return refused("the record names no volume") };
+        if self.volumes.len() >= VOLUME_LIMIT && !self.volumes.contains_key(&id) {
             return refused("there are as many volumes as the keeper takes");
         }
-        let fresh = || Volume { record: record.clone(), fds: HashMap::new() };
-        let volume = self.volumes.entry(record.volume.clone()).or_insert_with(fresh);
+        if record.to_string().len() > RECORD_LIMIT {
+            return refused("the record is larger than the keeper takes");
+        }
+        let fresh = || Volume { record: Record::Null, fds: HashMap::new() };
+        let volume = self.volumes.entry(id).or_insert_with(fresh);
         volume.fds.insert(which, fd);
         volume.record = record;
         (KeeperReply::Done, None)
@@ -138,16 +155,16 @@ mod tests {
         ContentKey::try_from(format!("c-{number:05}")).unwrap()
     }
 
-    fn record(volume: VolumeId) -> VolumeRecord {
-        let record = crate::volumes::tests::mk_record(1);
-        VolumeRecord { volume, ..record }
+    fn record(volume: VolumeId) -> Record {
+        let pairs = [("volume".to_owned(), String::from(volume).into())];
+        Record::Object(pairs.into_iter().collect())
     }
 
-    fn put(number: usize, descriptor: Descriptor) -> KeeperRequest {
+    fn put(number: usize, descriptor: Descriptor) -> KeeperRequest<Record> {
         KeeperRequest::PutVolume { record: record(id(number)), descriptor }
     }
 
-    fn get(number: usize, descriptor: Descriptor) -> KeeperRequest {
+    fn get(number: usize, descriptor: Descriptor) -> KeeperRequest<Record> {
         KeeperRequest::GetVolume { volume: id(number), descriptor }
     }
 
@@ -198,6 +215,23 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_a_newer_csi_comes_back_as_it_was() {
+        let mut shelf = Shelf::default();
+        let newer: Record = r#"{"volume":"csi-00007","shape":{"sides":7}}"#.parse().unwrap();
+        let put = KeeperRequest::PutVolume { record: newer.clone(), descriptor: Descriptor::Fuse };
+        assert_eq!(shelf.answer(Role::Csi, put, vec![any_fd()]).0, KeeperReply::Done);
+        let list = KeeperRequest::ListVolumes { after: None };
+        let records = vec![newer];
+        assert_eq!(shelf.answer(Role::Csi, list, vec![]).0, KeeperReply::Volumes { records });
+        let long = format!(r#"{{"volume":"v","x":"{}"}}"#, "x".repeat(RECORD_LIMIT));
+        for bad in ["{}", r#"{"volume":"a/b"}"#, &long] {
+            let bad = bad.parse().unwrap();
+            let put = KeeperRequest::PutVolume { record: bad, descriptor: Descriptor::Fuse };
+            assert!(is_refused(&shelf.answer(Role::Csi, put, vec![any_fd()])));
+        }
+    }
+
+    #[test]
     fn a_list_comes_in_pages_and_ends_with_an_empty_one() {
         let mut shelf = Shelf::default();
         for number in 0..PAGE + 3 {
@@ -213,7 +247,7 @@ mod tests {
             };
             sizes.push(records.len());
             match records.last() {
-                Some(last) => after = Some(last.volume.clone()),
+                Some(last) => after = last["volume"].as_str().map(|id| id.parse().unwrap()),
                 None => break,
             }
         }

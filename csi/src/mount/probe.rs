@@ -29,6 +29,24 @@ pub fn check_floor() -> Result<String, String> {
     }
 }
 
+/// Refuses a kernel below the floor; says in one line what this one offers, and what follows where
+/// it does not. A kernel that cannot be asked is said too: the first publish says more.
+pub fn look(pretended: Features) -> Result<(), String> {
+    let release = check_floor()?;
+    match features() {
+        Ok(found) => tell(&release, found.without(pretended)),
+        Err(error) => tracing::warn!(%error, release, "what the kernel offers is not known"),
+    }
+    Ok(())
+}
+
+fn tell(release: &str, found: Features) {
+    let lacking = Feature::ALL.into_iter().filter(|feature| !found.has(*feature));
+    let lacking: Vec<_> =
+        lacking.map(|feature| format!("{}: {}", feature.label(), feature.without())).collect();
+    tracing::info!(release, ?found, lacking = lacking.join("; "), "what the kernel offers");
+}
+
 /// Makes a superblock, answers its INIT, tries each call and notification, and lets it go.
 pub fn features() -> io::Result<Features> {
     let Detached { fuse, mount } = superblock(None).map_err(io::Error::other)?;

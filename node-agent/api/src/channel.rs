@@ -16,11 +16,11 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
     accept_with, bind, connect, listen, recvmsg, sendmsg, socket_with,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{io::unix::AsyncFd, net::UnixListener};
 
 use crate::{
-    frame::{DESCRIPTOR_LIMIT, FRAME_LIMIT},
+    frame::{DESCRIPTOR_LIMIT, FRAME_LIMIT, VERSION},
     peer::{Peer, PeerRule},
 };
 
@@ -52,6 +52,15 @@ pub enum ChannelError {
     /// A frame is not the JSON that was expected.
     #[error("a frame is not understood")]
     Malformed(#[source] serde_json::Error),
+    /// The same, and the peer is of another version.
+    #[error("a frame of version {theirs} is not understood; this process speaks version {VERSION}")]
+    Version {
+        /// What the frame says.
+        theirs: u32,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
     /// The peer closed the connection where an answer was due.
     #[error("the peer closed the connection before it answered")]
     Closed,
@@ -224,7 +233,8 @@ impl Connection {
         message: &T,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), ChannelError> {
-        let bytes = serde_json::to_vec(message).map_err(ChannelError::Malformed)?;
+        let sent = Envelope { v: VERSION, body: message };
+        let bytes = serde_json::to_vec(&sent).map_err(ChannelError::Malformed)?;
         if bytes.len() > FRAME_LIMIT || descriptors.len() > DESCRIPTOR_LIMIT {
             return Err(ChannelError::TooLarge);
         }
@@ -265,8 +275,7 @@ impl Connection {
         if bytes.is_empty() {
             return Ok(None);
         }
-        let message = serde_json::from_slice(&bytes).map_err(ChannelError::Malformed)?;
-        Ok(Some((message, descriptors)))
+        Ok(Some((opened(&bytes)?, descriptors)))
     }
 
     /// Sends a request and receives its answer.
@@ -304,6 +313,30 @@ impl Connection {
             ready.clear_ready();
         }
     }
+}
+
+/// What every frame is.
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    v: u32,
+    body: T,
+}
+
+/// What every version has.
+#[derive(Deserialize)]
+struct Marked {
+    v: u32,
+}
+
+fn opened<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ChannelError> {
+    serde_json::from_slice(bytes).map(|envelope: Envelope<T>| envelope.body).map_err(|source| {
+        match serde_json::from_slice(bytes) {
+            Ok(Marked { v: theirs }) if theirs != VERSION => {
+                ChannelError::Version { theirs, source }
+            }
+            _ => ChannelError::Malformed(source),
+        }
+    })
 }
 
 fn receive_once(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>, bool)> {
@@ -361,6 +394,21 @@ mod tests {
         let (a, b) = Connection::pair().unwrap();
         a.send(&"not a reply", &[]).await.unwrap();
         assert!(matches!(b.receive::<AgentReply>().await, Err(ChannelError::Malformed(_))));
+    }
+
+    #[test]
+    fn what_a_newer_peer_adds_is_passed_over_and_what_it_asks_anew_names_both_versions() {
+        let newer = br#"{"v":99,"body":{"detach":{"volume":"v","why":"x"}},"trace":"y"}"#;
+        let volume = "v".parse().unwrap();
+        assert_eq!(opened::<AgentRequest>(newer).unwrap(), AgentRequest::Detach { volume });
+        let unknown = br#"{"v":99,"body":{"dance":{}}}"#;
+        let refused = opened::<AgentRequest>(unknown).unwrap_err();
+        assert!(matches!(refused, ChannelError::Version { theirs: 99, .. }), "{refused:?}");
+        let said = refused.to_string();
+        assert!(said.contains("99") && said.contains(&VERSION.to_string()), "{said}");
+        let ours = format!(r#"{{"v":{VERSION},"body":7}}"#);
+        let refused = opened::<AgentRequest>(ours.as_bytes()).unwrap_err();
+        assert!(matches!(refused, ChannelError::Malformed(_)));
     }
 
     #[tokio::test]

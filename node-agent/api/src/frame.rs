@@ -5,10 +5,21 @@
 //! | csi → node-agent | node-agent | one [`AgentRequest`], one [`AgentReply`] per connection |
 //! | node-agent → csi | node-agent (csi dials and sends [`AgentRequest::Duty`]) | many [`Order`]s, each with an [`OrderReply`] of the same id |
 //! | csi, node-agent → keeper | keeper | [`KeeperRequest`], [`KeeperReply`], repeated on one connection |
+//!
+//! Every frame carries [`VERSION`]. The three processes are not upgraded together, the keeper last: a
+//! frame may get new fields, which an older process does not see, and new requests, which it refuses
+//! in words. What a field meant it means for ever.
 
 use serde::{Deserialize, Serialize};
 
 use crate::volume::{InodeKey, VersionDir, VolumeId, VolumeRecord};
+
+/// The version of the frames: raised with every change, so that a peer that does not understand one
+/// can say which of the two is older.
+pub const VERSION: u32 = 2;
+
+/// A record as the keeper holds it, whatever is in it.
+pub type RawRecord = serde_json::Value;
 
 /// Bytes in one frame at most. The kernel's default send buffer is 208 KiB; the largest frame,
 /// a page of [`PAGE`] records, stays below 56 KiB, whatever their names are made of.
@@ -25,7 +36,7 @@ pub const SENTENCE_LIMIT: usize = 2048;
 
 /// csi asks node-agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub enum AgentRequest {
     /// Get the volume's content into memory; answered when it is there, or at the end of the hold.
     /// Idempotent: a second call for the same record joins the first.
@@ -67,7 +78,7 @@ pub enum AgentRequest {
 
 /// node-agent answers csi.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub enum AgentReply {
     /// The content is in memory (or the volume is optional): mount now.
     Ready,
@@ -134,7 +145,6 @@ pub enum Gravity {
 
 /// node-agent asks csi, on a duty connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Order {
     /// Matches the reply to the order; unique on the connection.
     pub id: u64,
@@ -146,7 +156,7 @@ pub struct Order {
 
 /// What node-agent, which knows the content and no mounts, has csi do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// Publish a version, with the file operations of a Kubernetes Secret volume except the removal
     /// of the old folders. Outcome: `Swapped`.
@@ -172,7 +182,6 @@ pub enum Step {
 
 /// A mount whose root is a version's folder, or something in it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Bind {
     /// The version's folder.
     pub dir: VersionDir,
@@ -184,7 +193,6 @@ pub struct Bind {
 
 /// csi answers an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct OrderReply {
     /// The order's id.
     pub id: u64,
@@ -194,7 +202,7 @@ pub struct OrderReply {
 
 /// What came of an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub enum OrderOutcome {
     /// `..data` shows the new version, the names at the root fit it.
     Swapped,
@@ -265,12 +273,12 @@ impl From<ContentKey> for String {
 /// csi or node-agent asks the keeper. Who may ask what: csi everything about volumes; node-agent
 /// may list volumes and get their `Fuse` descriptor, and everything about content; nobody else anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum KeeperRequest {
+#[serde(rename_all = "kebab-case")]
+pub enum KeeperRequest<R = VolumeRecord> {
     /// Keep a volume's record and the descriptor that comes with this frame. Replies: `Done`, `Refused`.
     PutVolume {
-        /// The volume.
-        record: VolumeRecord,
+        /// The volume. The keeper keeps what it does not understand, too.
+        record: R,
         /// Which descriptor it is.
         descriptor: Descriptor,
     },
@@ -324,7 +332,7 @@ pub enum Role {
 
 impl Role {
     /// Whether the role may ask this.
-    pub fn may(self, request: &KeeperRequest) -> bool {
+    pub fn may<R>(self, request: &KeeperRequest<R>) -> bool {
         match request {
             KeeperRequest::ListVolumes { .. }
             | KeeperRequest::GetVolume { descriptor: Descriptor::Fuse, .. } => true,
@@ -341,14 +349,14 @@ impl Role {
 
 /// The keeper answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum KeeperReply {
+#[serde(rename_all = "kebab-case")]
+pub enum KeeperReply<R = VolumeRecord> {
     /// Done.
     Done,
     /// A page of records; an empty page ends the list.
     Volumes {
         /// The records.
-        records: Vec<VolumeRecord>,
+        records: Vec<R>,
     },
     /// A page of keys; an empty page ends the list.
     Contents {

@@ -183,7 +183,6 @@ noun!(
 
 /// The pod a volume belongs to, as the kubelet names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PodRef {
     /// Namespace.
     pub namespace: ObjectName,
@@ -310,7 +309,6 @@ impl From<FileMode> for u16 {
 
 /// What the pod's author asked for in `volumeAttributes`, and the pod's `fsGroup`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct VolumeOptions {
     /// Attribute `layout`.
     pub layout: Layout,
@@ -376,7 +374,6 @@ impl fmt::Debug for InodeKey {
 
 /// All that a restarted process needs to know of a volume. It has no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct VolumeRecord {
     /// The volume.
     pub volume: VolumeId,

@@ -5,12 +5,29 @@ use std::os::fd::OwnedFd;
 use super::{AskError, Door, PATIENCE};
 use crate::{
     channel::Connection,
-    frame::{ContentKey, Descriptor, KeeperReply, KeeperRequest},
+    frame::{ContentKey, Descriptor, KeeperReply, KeeperRequest, RawRecord},
     volume::{VolumeId, VolumeRecord},
 };
 
 /// Entries of a list that are read at most; a keeper takes no more.
 const ENTRY_LIMIT: usize = 8192;
+
+/// The volume that a record is about, also one that is not understood.
+fn volume_of(record: &RawRecord) -> Option<VolumeId> {
+    record.get("volume")?.as_str()?.parse().ok()
+}
+
+/// A record of a newer csi may say what this process does not know: its volume is left alone, at
+/// the keeper too, until a process comes that does.
+fn understood(record: RawRecord) -> Option<VolumeRecord> {
+    let volume = volume_of(&record);
+    let parsed = serde_json::from_value(record);
+    parsed
+        .inspect_err(|error| {
+            tracing::error!(?volume, %error, "a record at the keeper is not understood");
+        })
+        .ok()
+}
 
 impl Door {
     /// Has the keeper keep a descriptor of a volume.
@@ -48,15 +65,14 @@ impl Door {
     /// # Errors
     /// Any [`AskError`].
     pub async fn records(&self, keeper: &Connection) -> Result<Vec<VolumeRecord>, AskError> {
-        let mut all: Vec<VolumeRecord> = Vec::new();
-        while all.len() <= ENTRY_LIMIT {
-            let after = all.last().map(|record| record.volume.clone());
-            let asked = KeeperRequest::ListVolumes { after };
-            match self.call(keeper, &asked, None, PATIENCE).await? {
-                (KeeperReply::Volumes { records }, _) if records.is_empty() => return Ok(all),
-                (KeeperReply::Volumes { records }, _) => all.extend(records),
-                _ => break,
-            }
+        let (mut all, mut after) = (Vec::new(), None);
+        for _entry in 0..=ENTRY_LIMIT {
+            let asked: KeeperRequest = KeeperRequest::ListVolumes { after };
+            let answered = self.call(keeper, &asked, None, PATIENCE).await?;
+            let (KeeperReply::<RawRecord>::Volumes { records }, _) = answered else { break };
+            let Some(last) = records.last() else { return Ok(all) };
+            after = Some(volume_of(last).ok_or(AskError::Unexpected(self.name))?);
+            all.extend(records.into_iter().filter_map(understood));
         }
         Err(AskError::Unexpected(self.name))
     }
@@ -111,9 +127,11 @@ impl Door {
         let mut all: Vec<ContentKey> = Vec::new();
         while all.len() <= ENTRY_LIMIT {
             let after = all.last().cloned();
-            let asked = KeeperRequest::ListContents { after };
+            let asked: KeeperRequest = KeeperRequest::ListContents { after };
             match self.call(keeper, &asked, None, PATIENCE).await? {
-                (KeeperReply::Contents { keys }, _) if keys.is_empty() => return Ok(all),
+                (KeeperReply::<VolumeRecord>::Contents { keys }, _) if keys.is_empty() => {
+                    return Ok(all);
+                }
                 (KeeperReply::Contents { keys }, _) => all.extend(keys),
                 _ => break,
             }
@@ -141,7 +159,7 @@ impl Door {
         fd: Option<&OwnedFd>,
     ) -> Result<(), AskError> {
         match self.call(keeper, request, fd, PATIENCE).await? {
-            (KeeperReply::Done, _) => Ok(()),
+            (KeeperReply::<VolumeRecord>::Done, _) => Ok(()),
             (KeeperReply::Refused { reason }, _) => Err(AskError::Refused(self.name, reason)),
             _ => Err(AskError::Unexpected(self.name)),
         }
@@ -153,7 +171,7 @@ impl Door {
         request: &KeeperRequest,
     ) -> Result<Option<OwnedFd>, AskError> {
         match self.call(keeper, request, None, PATIENCE).await? {
-            (KeeperReply::Descriptor, mut fds) if fds.len() == 1 => Ok(fds.pop()),
+            (KeeperReply::<VolumeRecord>::Descriptor, mut fds) if fds.len() == 1 => Ok(fds.pop()),
             (KeeperReply::Unknown, _) => Ok(None),
             _ => Err(AskError::Unexpected(self.name)),
         }

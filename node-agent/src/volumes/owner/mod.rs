@@ -280,11 +280,10 @@ impl Owner {
             self.has_begun_unconfirmed &= since.is_some();
             self.tell();
             let next = tokio::select! {
-                command = self.commands.recv() => if let Some(command) = command {
-                    self.obey(command).await
-                } else {
-                    self.forget().await;
-                    Next::End
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command).await,
+                    // the process ends: what is at the keeper is its successor's
+                    None => Next::End,
                 },
                 Ok(()) = self.news_of_identity.changed() => {
                     self.take_standing().await;
