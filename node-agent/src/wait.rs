@@ -60,7 +60,7 @@ pub enum Wait {
 
 impl Wait {
     /// All kinds, so that a metric has each of them also at zero.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Starting,
         Self::CsiDriver,
         Self::NoEntry,

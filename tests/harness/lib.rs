@@ -13,6 +13,7 @@
 pub mod app;
 pub mod authority;
 pub mod awaiting;
+pub mod bench;
 pub mod binaries;
 pub mod chaos;
 pub mod component;

@@ -50,4 +50,5 @@ mod s29_reserved_names_are_nobodys;
 mod s30_watchers_see_a_secret_volume;
 mod s31_sub_paths_follow_keep_or_go;
 mod s32_a_pod_starts_while_safe_is_away;
+mod s40_the_kubelet_knows_usage_and_condition;
 mod support;
