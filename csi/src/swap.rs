@@ -10,14 +10,14 @@
 //! ENOENT.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use rustix::{
     fs::{
-        AtFlags, Dir, Mode, OFlags, ResolveFlags, fchmod, mkdirat, openat2, renameat, symlinkat,
-        unlinkat,
+        AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fchmod, mkdirat, openat2, renameat,
+        symlinkat, unlinkat,
     },
     io::Errno,
 };
@@ -116,13 +116,27 @@ fn empty_folder(open: BorrowedFd<'_>, depth: usize) -> Result<(), SwapError> {
 /// would empty these.
 pub fn retire(root: BorrowedFd<'_>, dirs: &[VersionDir], binds: &[Bind]) -> Result<(), SwapError> {
     let is_bound = |dir: &VersionDir| binds.iter().any(|bind| bind.dir == *dir);
-    for dir in dirs.iter().filter(|dir| !is_bound(dir)) {
-        match unlinkat(root, dir.as_str(), AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(e) => return Err(step("remove the folder of a version that is gone")(e).into()),
+    let mut dirs = dirs.iter().filter(|dir| !is_bound(dir));
+    dirs.try_for_each(|dir| remove_folder(root, dir.as_str(), DEPTH_LIMIT))
+}
+
+/// Removes a folder, those in it first. Its files have lost their names; the server lists them for
+/// who came late.
+fn remove_folder(parent: BorrowedFd<'_>, name: &str, depth: usize) -> Result<(), SwapError> {
+    let open = match folder(parent, name) {
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened.map_err(step("open the folder of a version that is gone"))?,
+    };
+    for (name, kind) in entries_in(open.as_fd(), ".", |_| false)? {
+        if kind == FileType::Directory {
+            let depth = depth.checked_sub(1).ok_or(SwapError::StrangeName)?;
+            remove_folder(open.as_fd(), name.as_str(), depth)?;
         }
     }
-    Ok(())
+    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(step("remove the folder of a version that is gone")(e).into()),
+    }
 }
 
 fn remove(folder: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
@@ -137,14 +151,23 @@ fn folder(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
     openat2(root, name, flags, Mode::empty(), INSIDE | ResolveFlags::NO_XDEV)
 }
 
-/// The file names in a folder, read to its end before anything in it is changed.
+/// The names of files and folders in a folder.
 fn names_in(
     root: BorrowedFd<'_>,
     folder: &str,
     is_ours: impl Fn(&str) -> bool,
 ) -> Result<BTreeSet<FileName>, SwapError> {
+    Ok(entries_in(root, folder, is_ours)?.into_keys().collect())
+}
+
+/// The same and what they are, read to its end before anything in it is changed.
+fn entries_in(
+    root: BorrowedFd<'_>,
+    folder: &str,
+    is_ours: impl Fn(&str) -> bool,
+) -> Result<BTreeMap<FileName, FileType>, SwapError> {
     let entries = self::folder(root, folder).and_then(Dir::new);
-    let mut names = BTreeSet::new();
+    let mut names = BTreeMap::new();
     for (count, entry) in entries.map_err(step("open a folder"))?.enumerate() {
         // a folder has `.` and `..`, the root also `..data` and a few versions
         if count >= ENTRY_LIMIT + 16 {
@@ -153,7 +176,8 @@ fn names_in(
         let entry = entry.map_err(step("read a folder"))?;
         let name = entry.file_name().to_str().map_err(|_utf8| SwapError::StrangeName)?;
         if !matches!(name, "." | "..") && !is_ours(name) {
-            names.insert(name.parse().map_err(|_rule| SwapError::StrangeName)?);
+            let name = name.parse().map_err(|_rule| SwapError::StrangeName)?;
+            names.insert(name, entry.file_type());
         }
     }
     Ok(names)
@@ -161,7 +185,7 @@ fn names_in(
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path};
+    use std::{fs, os::unix::fs::symlink, path::Path};
 
     use super::*;
     use crate::mount::{
@@ -224,6 +248,11 @@ mod tests {
         let bind = Bind { dir: version("..2"), path: "a".to_owned(), ino: None };
         retire(folder.as_fd(), &old[..2], &[bind]).unwrap();
         retire(folder.as_fd(), &old[..1], &[]).expect("it is gone already");
+        add(root, "..4", &["a"]);
+        add(&root.join("..4"), "tls", &["key"]);
+        empty(folder.as_fd(), &version("..4")).unwrap();
+        assert_eq!(listing(&root.join("..4")), ["tls"], "a folder stays for who is inside");
+        retire(folder.as_fd(), &[version("..4")], &[]).unwrap();
         assert_eq!(listing(root), ["..2", "..3", "..data"]);
     }
 

@@ -15,6 +15,7 @@ use vsecm_tests::{
     Component, Playground, Pod, PodSpec,
     awaiting::{Rotations, until},
     story::{self, SOON, Story},
+    watching::Watching,
 };
 
 use crate::support::{
@@ -125,6 +126,38 @@ async fn a_mount_of_a_file_and_of_a_folder_follow_also_after_every_death_and_not
     rotate(&story, &operator, &pod, 5).await;
     comes_to_read(&file, &value(5)).await;
     drop((file, folder));
+    story.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_of_a_folder_in_a_version_and_of_a_file_in_it_follow() {
+    let story = story::start().await.unwrap();
+    let operator = Operator::of(&story);
+    operator.put("web", "default", document(0).as_bytes()).await.unwrap();
+    let spec = PodSpec::new("web").attribute("items", "a=conf/a,b=conf/deep/b");
+    let pod = story.create_pod(spec).unwrap();
+    pod.ready(SOON).await.unwrap();
+    let folder = subpath::find(&story, &pod, "conf", "folder").bind();
+    let file = subpath::find(&story, &pod, "conf/deep/b", "file").bind();
+    let read = |path: &str| std::fs::read_to_string(folder.path().join(path));
+    assert_eq!(read("deep/b").unwrap(), value(0));
+    for number in 1..=3 {
+        let before = pod.path().join(std::fs::read_link(pod.path().join("..data")).unwrap());
+        rotate(&story, &operator, &pod, number).await;
+        comes_to_read(&file, &value(number)).await;
+        for path in ["a", "deep/b"] {
+            let follows = || read(path).is_ok_and(|text| text == value(number));
+            until(path, SOON, follows).await.unwrap();
+        }
+        until("the end of the old version", SOON, || !before.exists()).await.unwrap();
+        assert_eq!(pod.read("conf/deep/b").await.unwrap(), value(number).as_bytes());
+    }
+    drop((folder, file));
+    // without a mount csi removes the folders themselves
+    let mut watch = Watching::begin(&pod.path().join("..data")).unwrap();
+    rotate(&story, &operator, &pod, 4).await;
+    until("the end of the folder", SOON, || watch.has_seen("DELETE,ISDIR conf")).await.unwrap();
+    until("the end of the version", SOON, || watch.has_seen("DELETE_SELF")).await.unwrap();
     story.end().await.unwrap();
 }
 

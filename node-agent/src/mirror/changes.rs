@@ -132,9 +132,21 @@ impl Mirror {
 
     /// csi removes the folder of a version that was replaced, when no path walk can be inside.
     pub fn rmdir(&mut self, parent: u64, name: &str) -> Result<(), Refusal> {
-        let Some(Expected::Retire(dirs)) = self.expected.as_ref().filter(|_| parent == ROOT) else {
+        let Some(Expected::Retire(dirs)) = &self.expected else {
             return Err(Refusal::ReadOnly);
         };
+        if parent != ROOT {
+            // one below it, which goes with it
+            let due = self.editions.iter().filter(|e| e.is_leaving());
+            let mut due = due.map(Edition::tree).filter(|tree| dirs.contains(tree.dir()));
+            let is_there = due.any(|tree| match tree.by_ino(parent) {
+                Some(Child::Folder(folder)) => {
+                    matches!(tree.child(folder, name), Some(Child::Folder(_)))
+                }
+                _ => false,
+            });
+            return if is_there { Ok(()) } else { Err(Refusal::ReadOnly) };
+        }
         let is_it = |e: &&mut Edition| e.is_leaving() && e.tree().dir().as_str() == name;
         let is_due = dirs.iter().any(|dir| dir.as_str() == name);
         let edition = self.editions.iter_mut().find(is_it).filter(|_edition| is_due);

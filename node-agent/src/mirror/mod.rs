@@ -251,10 +251,11 @@ impl Mirror {
         names
     }
 
-    /// Names of the files and folders of all versions that have a link at the root.
+    /// Names of the files and folders of all versions.
     pub fn file_names(&self) -> BTreeSet<String> {
         let trees = self.editions.iter().map(Edition::tree);
-        let names = trees.flat_map(|tree| tree.children(tree.top()));
+        let folders = trees.flat_map(|tree| tree.folders().map(move |folder| (tree, folder)));
+        let names = folders.flat_map(|(tree, folder)| tree.children(folder));
         names.map(|(name, _child)| name.to_owned()).collect()
     }
 

@@ -6,7 +6,10 @@ use vsecm_node_agent_api::frame::Bind;
 use super::{edition::WALK_GRACE, *};
 use crate::{
     inode::tests::KEY,
-    tree::tests::{tree, tree_of},
+    tree::{
+        Child,
+        tests::{tree, tree_of},
+    },
 };
 
 fn mirror(text: &str) -> Mirror {
@@ -198,6 +201,32 @@ fn an_unlinked_file_is_found_by_late_walks_and_has_no_name() {
     let ino = old.file("a").unwrap().ino();
     assert_eq!(mirror.attributes(ino).unwrap().names, 0);
     assert_eq!(mirror.bytes(ino), Some(&b"1"[..]));
+}
+
+#[test]
+fn folders_in_a_version_follow_and_go_with_it() {
+    let text = "{\"user\":1,\"pass\":22,\"host\":333}";
+    let old = with_folders(1, text);
+    let mut mirror = Mirror::new(Numbers::new(KEY), Arc::clone(&old), Origin::Own);
+    mirror.stage(with_folders(2, "{\"user\":1,\"pass\":4444}"));
+    mirror.expect(Some(Expected::Publish { dir: dir("..2"), replaced: vec![dir("..1")] }));
+    swap(&mut mirror, &[], &[]);
+    let db = match old.at_path("db") {
+        Some(Child::Folder(folder)) => folder.ino(),
+        _ => panic!("a folder"),
+    };
+    mirror.follow(Arc::new(mirror.following(&[bind("db", Some(db))])));
+    assert_eq!(names(&mirror, db), ["pass"]);
+    let pass = mirror.entry(&mirror.lookup(db, "pass").unwrap());
+    assert_eq!(pass.size, 4);
+    assert!(mirror.file_names().contains("host"), "the kernel may know it there");
+
+    mirror.expect(Some(Expected::Retire(vec![dir("..1")])));
+    assert_eq!(mirror.rmdir(db, "net"), Ok(()));
+    assert_eq!(mirror.rmdir(db, "pass"), Err(Refusal::ReadOnly));
+    assert_eq!(mirror.rmdir(mirror.shown().unwrap().ino(), "db"), Err(Refusal::ReadOnly));
+    assert_eq!(mirror.rmdir(old.ino(), "db"), Ok(()));
+    assert_eq!(mirror.rmdir(ROOT, "..1"), Ok(()));
 }
 
 fn bind(path: &str, ino: Option<u64>) -> Bind {

@@ -210,9 +210,16 @@ impl Tree {
     }
 
     fn fresh(&self, numbers: &Numbers, kind: Kind, path: &str) -> u64 {
+        let id = self.source.id();
+        let mut version = id.as_bytes().to_vec();
+        if kind == Kind::Folder {
+            // a version that is there again has a folder of another name: the kernel may have the
+            // one that was removed, as a dead folder
+            version.extend(self.dir.as_str().as_bytes());
+        }
         let mut salt = 0;
         loop {
-            let ino = numbers.number(kind, self.source.id().as_bytes(), path, salt);
+            let ino = numbers.number(kind, &version, path, salt);
             if !self.by_ino.contains_key(&ino) {
                 return ino;
             }
