@@ -77,9 +77,9 @@ async fn rush(duration: Duration) {
     reader.join().unwrap();
     let reads = reads.load(Relaxed);
     println!("{rate} rotations a second, {reads} reads; at the keeper {most} entries at most");
-    // the volume and its word, what was shown first, what is shown and what is about to be, and
-    // eight that a reader may be in the midst of
-    assert!(most < 10 + 8, "{most} entries at the keeper: its memory grows");
+    // the volume and its word, what is shown and what is about to be, and what a busy machine has
+    // not forgotten yet; of five hundred at least
+    assert!(most < 100, "{most} entries at the keeper: its memory grows");
     assert!(reads > revision, "the reader hardly read");
 }
 
