@@ -10,9 +10,12 @@ use crate::{
     operator::Rules,
 };
 
+const AFTER_HELP: &str = "vsecm-csi probe live|ready asks a running one for its state.\n\
+    vsecm-csi volumes prints the volumes of this node.";
+
 /// CSI node plugin of the secret manager.
 #[derive(Debug, clap::Parser)]
-#[command(version, after_help = "vsecm-csi probe live|ready asks a running one for its state.")]
+#[command(version, after_help = AFTER_HELP)]
 pub struct Args {
     /// Socket for the kubelet's CSI calls, as `unix:///PATH`
     #[arg(long, env = "CSI_ENDPOINT", value_parser = endpoint)]

@@ -14,13 +14,14 @@
 //! without symlinks below the kubelet's folder ([`mount`]), and in a tree that another process
 //! serves only names of a strict pattern are touched ([`swap`]). `volumes` is the life of a volume,
 //! `duty` what is done whenever a peer comes back, [`keeper`] the other binary,
-//! [`health`] what probes hear.
+//! [`health`] what probes hear, [`listing`] the table for people.
 
 pub mod app;
 pub mod args;
 mod duty;
 pub mod health;
 pub mod keeper;
+pub mod listing;
 pub mod mount;
 mod node;
 pub mod operator;

@@ -4,14 +4,18 @@ use std::{env, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use vsecm_csi::{app, args::Args, health::Probe, mount::probe};
+use vsecm_csi::{app, args::Args, health::Probe, listing::VolumesCommand, mount::probe};
 use vsecm_node_agent_api::process;
 
 fn main() -> anyhow::Result<ExitCode> {
     process::begin()?;
     // by hand: to clap, a command beside required flags would make none of them required
-    if env::args_os().nth(1).is_some_and(|word| word == "probe") {
+    let is_asked = |command: &str| env::args_os().nth(1).is_some_and(|word| word == command);
+    if is_asked("probe") {
         return Probe::parse_from(env::args_os().skip(1)).run();
+    }
+    if is_asked("volumes") {
+        return VolumesCommand::parse_from(env::args_os().skip(1)).run();
     }
     let args = Args::parse();
     probe::look(args.pretend_kernel).map_err(anyhow::Error::msg)?;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use tokio::{
     runtime::{self, Runtime},
     signal::unix::{SignalKind, signal},
@@ -27,7 +27,9 @@ use crate::{
         driver::{self, Driver},
         users::Users,
     },
-    metrics, privileges,
+    metrics::{self, Times},
+    peers::Peers,
+    privileges,
     report::{self, Reports},
     session::finish,
     volumes::{self, Volumes},
@@ -86,7 +88,7 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
     let (fatal, mut failures) = mpsc::channel(1);
     let audit = Audit::start(&settings.node_name, audit::Log).context("cannot start the audit")?;
     let requests = Arc::new(Requests::default());
-    let publish_times = metrics::publish_times();
+    let (times, peers) = (Times::default(), Peers::default());
     let reports = Arc::new(Reports::default());
     let telling = report::Means {
         address: settings.safe.clone(),
@@ -109,14 +111,27 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         sentinel: settings.kubernetes.namespace.clone(),
         audit: audit.clone(),
         requests: Arc::clone(&requests),
-        publish_times: publish_times.clone(),
+        times: times.clone(),
         fatal,
     }));
     let stage = watch::Sender::new(Stage::StandingBy);
-    let health = Health { own: own.clone(), driver: driver.clone(), stage: stage.subscribe() };
-    let sources =
-        metrics::Sources { volumes: Arc::clone(&volumes), own, driver, stage: stage.subscribe() };
-    let registry = metrics::registry(sources, publish_times);
+    let health = Health {
+        own: own.clone(),
+        driver: driver.clone(),
+        stage: stage.subscribe(),
+        peers: peers.clone(),
+        volumes: Arc::clone(&volumes),
+    };
+    let sources = metrics::Sources {
+        volumes: Arc::clone(&volumes),
+        own,
+        driver,
+        stage: stage.subscribe(),
+        peers: peers.clone(),
+        audit: audit.clone(),
+        requests,
+    };
+    let registry = metrics::registry(sources, times);
     tokio::spawn(health.answer_probes(settings.ports, registry));
     let duty = &duty;
     // an end gives the turn back at once: a thread that lingers would keep it from a successor
@@ -125,12 +140,12 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         stage.send_replace(Stage::Recovering);
         recover(&keeper, &volumes).await;
         reports.begin(telling, keeper.clone(), Arc::clone(&volumes));
-        tokio::spawn(keeper.clone().attend());
         let attended = Arc::clone(&volumes);
         tokio::spawn(async move { attended.attend().await });
+        tokio::spawn(keeper.clone().attend(peers.clone()));
         // only now, so that csi sees this process when it serves
         let csi = settings.csi_peer.clone();
-        let control = Control::bind(&settings.socket, csi, volumes, Arc::clone(duty))?;
+        let control = Control::bind(&settings.socket, csi, volumes, Arc::clone(duty), peers)?;
         stage.send_replace(Stage::Serving);
         if let Some(taint) = settings.startup_taint() {
             tokio::spawn(taint.remove_when_registered(duty.arrivals()));
@@ -140,7 +155,7 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
     };
     let ended = tokio::select! {
         ended = serving => ended.context("cannot serve csi"),
-        Some(reason) = failures.recv() => bail!("{reason}"),
+        Some(reason) = failures.recv() => Err(anyhow!(reason)),
         ended = async {
             stop.recv().await;
             duty.rest().await;

@@ -10,7 +10,11 @@ use vsecm_node_agent_api::{
     peer::PeerRule,
 };
 
-use crate::{duty::Duty, volumes::Volumes};
+use crate::{
+    duty::Duty,
+    peers::{Peer, Peers},
+    volumes::Volumes,
+};
 
 /// A connection that says nothing is closed.
 const REQUEST_WAIT: Duration = Duration::from_secs(10);
@@ -25,6 +29,7 @@ pub struct Control {
     csi: PeerRule,
     volumes: Arc<Volumes>,
     duty: Arc<Duty>,
+    peers: Peers,
 }
 
 impl Control {
@@ -37,21 +42,23 @@ impl Control {
         csi: PeerRule,
         volumes: Arc<Volumes>,
         duty: Arc<Duty>,
+        peers: Peers,
     ) -> Result<Self, ChannelError> {
         let listener = Listener::bind(path)?;
         info!(socket = %path.display(), "ready");
-        Ok(Self { listener, csi, volumes, duty })
+        Ok(Self { listener, csi, volumes, duty, peers })
     }
 
     /// Serves until the process ends.
     pub async fn run(self) {
-        let (volumes, duty) = (self.volumes, self.duty);
+        let (volumes, duty, peers) = (self.volumes, self.duty, self.peers);
         loop {
             match self.listener.accept().await {
                 Ok((connection, peer)) if self.csi.admits(peer) => {
                     let (volumes, duty) = (Arc::clone(&volumes), Arc::clone(&duty));
+                    let csi = Csi { peers: peers.clone(), pid: peer.pid };
                     tokio::spawn(async move {
-                        if let Err(error) = converse(&connection, &volumes, &duty).await {
+                        if let Err(error) = converse(&connection, &volumes, &duty, &csi).await {
                             debug!(%error, "a conversation with csi broke");
                         }
                     });
@@ -68,10 +75,17 @@ impl Control {
     }
 }
 
+/// Who asks.
+struct Csi {
+    peers: Peers,
+    pid: i32,
+}
+
 async fn converse(
     connection: &Connection,
     volumes: &Volumes,
     duty: &Duty,
+    csi: &Csi,
 ) -> Result<(), ChannelError> {
     let Ok(received) = timeout(REQUEST_WAIT, connection.receive::<AgentRequest>()).await else {
         return Err(ChannelError::Closed);
@@ -89,7 +103,10 @@ async fn converse(
     };
     if matches!(request, AgentRequest::Duty) {
         connection.send(&AgentReply::Done, &[]).await?;
-        return duty.serve(connection).await;
+        let visit = csi.peers.visit(Peer::Csi, csi.pid);
+        let served = duty.serve(connection).await;
+        drop(visit);
+        return served;
     }
     let reply = tokio::select! {
         reply = answer(request, descriptors.pop(), volumes) => reply,
@@ -124,6 +141,7 @@ async fn answer(
             AgentReply::Done
         }
         (AgentRequest::State { volume }, _) => volumes.state(&volume),
+        (AgentRequest::Volumes { after }, _) => volumes.list(after.as_ref()),
         (AgentRequest::Duty, _) => AgentReply::Done,
     }
 }

@@ -1,4 +1,5 @@
-//! Whether this process is ready, in words: its own identity, the `CSIDriver` object, its turn.
+//! Whether this process is ready, in words: its own identity, the `CSIDriver` object, its turn, and
+//! the others of its node: csi, the keeper, SPIRE's agent.
 //!
 //! Never Safe, never a mount: a node that waits for Safe does what it can.
 
@@ -8,7 +9,13 @@ use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 use vsecm_safe_api::probe::{self, Probes, Readiness, prometheus_client::registry::Registry};
 
-use crate::{args::Ports, identity::own::OwnIdentity, kubernetes::driver::Driver};
+use crate::{
+    args::Ports,
+    identity::own::OwnIdentity,
+    kubernetes::driver::Driver,
+    peers::{Peer, Peers, agent_is_here},
+    volumes::Volumes,
+};
 
 /// How often is looked whether the own identity has ended, which nobody tells.
 const LOOK: Duration = Duration::from_secs(5);
@@ -36,15 +43,25 @@ pub struct Health {
     pub driver: watch::Receiver<Driver>,
     /// What it does.
     pub stage: watch::Receiver<Stage>,
+    /// csi and the keeper.
+    pub peers: Peers,
+    /// What suffers from SPIRE's silence.
+    pub volumes: Arc<Volumes>,
 }
 
 impl Health {
     /// Whether it is ready; if not, all that is missing.
     pub fn readiness(&self) -> Readiness {
         let is_recovering = *self.stage.borrow() == Stage::Recovering;
+        let serves = *self.stage.borrow() == Stage::Serving;
+        let is_away = |peer| serves && !self.peers.is_here(peer);
         let lacks = [
             self.own.lack(),
             self.driver.borrow().refusal(),
+            is_away(Peer::Csi).then(|| "csi takes no orders of this node agent".to_owned()),
+            is_away(Peer::Keeper).then(|| "the keeper of this node cannot be reached".to_owned()),
+            (!agent_is_here(&self.volumes.census()))
+                .then(|| "SPIRE's agent on this node cannot be reached".to_owned()),
             is_recovering
                 .then(|| "this node agent takes over its predecessor's volumes".to_owned()),
         ];

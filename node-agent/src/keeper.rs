@@ -21,7 +21,10 @@ use vsecm_node_agent_api::{
     volume::{VolumeId, VolumeRecord},
 };
 
-use crate::backoff::Backoff;
+use crate::{
+    backoff::Backoff,
+    peers::{Peer, Peers},
+};
 
 /// The keeper answers from memory. No rotation waits longer than this, also behind others.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
@@ -185,17 +188,19 @@ impl Keeper {
     }
 
     /// Settles all deposits with each new keeper, and after each settle that failed. Never ends.
-    pub async fn attend(self) {
+    pub async fn attend(self, peers: Peers) {
         let mut backoff = Backoff::new(REDIAL, LONGEST_REDIAL);
         loop {
             let what = "not all content is deposited yet";
             // a connection of its own, on which nothing is said: its end is the keeper's
             let connection = persist(what, || self.settle_all()).await;
+            let visit = peers.visit(Peer::Keeper, connection.peer().map_or(0, |peer| peer.pid));
             let began = Instant::now();
             tokio::select! {
                 () = connection.closed() => warn!("the keeper is gone"),
                 () = self.unsettled.notified() => backoff.reset(),
             }
+            drop(visit);
             // one that turns every connection away is not asked five times a second for ever
             if began.elapsed() > LONGEST_REDIAL {
                 backoff.reset();

@@ -16,7 +16,7 @@
 //! - content: [`snapshot`], [`memfd`], [`mapping`], [`watch`], [`tls`], [`identity`], [`report`];
 //! - the kernel: [`view`], [`filesystem`], [`session`], [`audit`];
 //! - volumes: [`volumes`], [`control`], [`duty`], [`keeper`];
-//! - Kubernetes: [`kubernetes`], [`health`], [`metrics`], [`probe`], [`prepare`];
+//! - Kubernetes: [`kubernetes`], [`health`], [`peers`], [`metrics`], [`probe`], [`prepare`];
 //! - the process: [`args`], [`app`], [`supervisor`], [`privileges`], [`backoff`].
 
 pub mod app;
@@ -38,6 +38,7 @@ pub mod member;
 pub mod memfd;
 pub mod metrics;
 pub mod mirror;
+pub mod peers;
 pub mod prepare;
 pub mod privileges;
 pub mod probe;

@@ -10,6 +10,7 @@
 mod containers;
 mod custody;
 mod identities;
+mod monitoring;
 mod network;
 mod node;
 mod objects;

@@ -57,7 +57,7 @@ impl Users {
     }
 
     /// How its peers know a component.
-    pub(crate) fn peer(self, component: Component) -> String {
+    pub fn peer(self, component: Component) -> String {
         match self {
             Self::Own => format!("uid:{}", self.owner(component).uid),
             Self::Single => format!("exe:{}", component.binary()),

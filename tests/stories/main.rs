@@ -36,6 +36,7 @@ mod strangers_read_nothing;
 mod support;
 mod svids_are_renewed;
 mod the_keeper_reads_nothing;
+mod the_node_is_watched;
 mod time_is_up;
 mod two_playgrounds_leave_nothing;
 mod watchers_see_a_secret_volume;

@@ -212,6 +212,14 @@ impl Connection {
         Self::new(socket)
     }
 
+    /// Who is at the other end.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn peer(&self) -> io::Result<Peer> {
+        Peer::of(self.socket.get_ref())
+    }
+
     /// Two connected ends in one process.
     ///
     /// # Errors

@@ -12,7 +12,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::volume::{InodeKey, VersionDir, VolumeId, VolumeRecord};
+use crate::{
+    listing::Listed,
+    volume::{InodeKey, VersionDir, VolumeId, VolumeRecord},
+};
 
 /// The version of the frames: raised with every change, so that a peer that does not understand one
 /// can say which of the two is older.
@@ -72,6 +75,11 @@ pub enum AgentRequest {
         /// The volume.
         volume: VolumeId,
     },
+    /// The volumes after `after` in the order of their ids, at most [`PAGE`]. Replies: `Volumes`.
+    Volumes {
+        /// The last id of the page before.
+        after: Option<VolumeId>,
+    },
     /// This connection now carries [`Order`]s from node-agent to csi. Replies: `Done` first.
     Duty,
 }
@@ -106,6 +114,11 @@ pub enum AgentReply {
         bytes: u64,
         /// Files shown.
         files: u64,
+    },
+    /// A page of volumes; an empty page ends the list.
+    Volumes {
+        /// The volumes.
+        volumes: Vec<Listed>,
     },
     /// Done.
     Done,

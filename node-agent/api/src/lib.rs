@@ -13,6 +13,7 @@
 //! - [`volume`]: the nouns, parsed once;
 //! - [`attributes`], [`items`], [`target`]: the same, from what the kubelet says;
 //! - [`frame`]: requests and replies of the three conversations;
+//! - [`listing`]: the volumes of a node in few words;
 //! - [`peer`]: who may talk;
 //! - [`channel`]: frames and descriptors on a socket;
 //! - [`kernel`]: what this kernel offers;
@@ -26,6 +27,7 @@ pub mod client;
 pub mod frame;
 pub mod items;
 pub mod kernel;
+pub mod listing;
 pub mod peer;
 pub mod process;
 pub mod target;

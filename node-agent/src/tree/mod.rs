@@ -82,6 +82,14 @@ impl Source {
         }
     }
 
+    /// Which write of the store it shows, if it shows one.
+    pub fn revision(&self) -> Option<u64> {
+        match self {
+            Self::Said(snapshot) => snapshot.position().map(|position| position.revision.0),
+            Self::Nothing(_) => None,
+        }
+    }
+
     /// A folder's name that is not among `taken`.
     pub fn folder(&self, taken: impl Fn(&VersionDir) -> bool) -> Option<VersionDir> {
         let plain = match self {

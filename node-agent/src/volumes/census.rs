@@ -1,8 +1,12 @@
 //! How many volumes are in which state, for metrics.
 
-use std::{collections::BTreeMap, sync::PoisonError, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    sync::PoisonError,
+    time::{Duration, SystemTime},
+};
 
-use vsecm_node_agent_api::frame::Serving as IsServing;
+use vsecm_node_agent_api::{frame::Serving as IsServing, listing::Stage};
 
 use super::{
     Volumes,
@@ -23,10 +27,24 @@ pub struct Census {
     pub stale: BTreeMap<Wait, usize>,
     /// Identities: none, issued, ended, withdrawn.
     pub identities: [usize; 4],
+    /// How long the pod waits that waits longest.
+    pub oldest_wait: Duration,
+    /// Mounted, with something newer to be shown.
+    pub behind: usize,
+    /// Since when that is so, for the oldest.
+    pub oldest_behind: Duration,
 }
 
 impl Census {
     fn count(&mut self, status: &Status, now: SystemTime) {
+        let progress = &status.progress;
+        if progress.stage == Stage::Waiting {
+            self.oldest_wait = self.oldest_wait.max(progress.asked.elapsed());
+        }
+        if let Some(behind) = progress.behind {
+            self.behind += 1;
+            self.oldest_behind = self.oldest_behind.max(behind.elapsed());
+        }
         if status.serving == IsServing::Yes {
             self.serving += 1;
             for reason in &status.conditions {
@@ -57,6 +75,9 @@ impl Volumes {
         let held_back = self.held_back().clone();
         if !held_back.is_empty() {
             census.waiting.insert(Wait::CsiDriver, held_back.len());
+            let waits =
+                held_back.values().map(|held| now.duration_since(held.since).unwrap_or_default());
+            census.oldest_wait = waits.max().unwrap_or_default();
         }
         let volumes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, volume) in volumes.iter() {

@@ -17,7 +17,7 @@ use vsecm_node_agent_api::{
     frame::{AgentReply, Serving as IsServing, sentence},
     volume::{Gate as Gating, InodeKey, PodRef, VolumeId, VolumeRecord},
 };
-use vsecm_safe_api::{name::Namespace, probe::prometheus_client::metrics::histogram::Histogram};
+use vsecm_safe_api::name::Namespace;
 
 use self::{
     binding::{Binding, is_binding},
@@ -34,6 +34,7 @@ use crate::{
     identity::{Past, PodIdentity},
     keeper::Keeper,
     kubernetes::driver::Driver,
+    metrics::Times,
     report::{Reports, is_origin},
     session::Start,
     snapshot::{Snapshot, SnapshotKey},
@@ -42,6 +43,7 @@ use crate::{
 
 mod binding;
 mod census;
+mod listing;
 mod owner;
 mod presence;
 mod reason;
@@ -78,8 +80,8 @@ pub struct Means {
     pub audit: Audit,
     /// What the kernel asks.
     pub requests: Arc<Requests>,
-    /// From the first publish of a volume until it was served.
-    pub publish_times: Histogram,
+    /// How long things take.
+    pub times: Times,
     /// Ends the process: a session broke, and only a new process can go on with it.
     pub fatal: mpsc::Sender<String>,
 }

@@ -127,6 +127,9 @@ async fn run_agent(listener: Listener, agent: Arc<Mutex<Agent>>) {
                     let state = AgentReply::State { serving, condition, gravity, bytes, files };
                     ("state", Some(state))
                 }
+                AgentRequest::Volumes { .. } => {
+                    ("volumes", Some(AgentReply::Volumes { volumes: Vec::new() }))
+                }
                 AgentRequest::Duty => ("duty", Some(AgentReply::Done)),
             };
             lock(&agent).asked.push(name);

@@ -14,11 +14,15 @@ use tokio::time::{sleep, timeout};
 use crate::{
     channel::{ChannelError, Connection},
     frame::{AgentReply, AgentRequest, Gravity, Serving, sentence},
+    listing::Listed,
     peer::PeerRule,
     volume::{VolumeId, VolumeRecord},
 };
 
 mod keeper;
+
+/// Volumes of a list that are read at most; a node has fewer.
+const VOLUME_LIMIT: usize = 8192;
 
 /// Both answer from memory, in microseconds; one that takes this long is stopped or stuck.
 pub const PATIENCE: Duration = Duration::from_secs(4);
@@ -141,6 +145,23 @@ impl Door {
             }
             _ => Err(AskError::Unexpected(self.name)),
         }
+    }
+
+    /// All volumes that node-agent knows.
+    ///
+    /// # Errors
+    /// Any [`AskError`].
+    pub async fn volumes(&self) -> Result<Vec<Listed>, AskError> {
+        let mut all: Vec<Listed> = Vec::new();
+        while all.len() <= VOLUME_LIMIT {
+            let after = all.last().map(|listed| listed.volume.clone());
+            match self.ask_agent(&AgentRequest::Volumes { after }, None, PATIENCE).await? {
+                AgentReply::Volumes { volumes } if volumes.is_empty() => return Ok(all),
+                AgentReply::Volumes { volumes } => all.extend(volumes),
+                _ => break,
+            }
+        }
+        Err(AskError::Unexpected(self.name))
     }
 
     /// A connection that carries node-agent's orders from now on.

@@ -18,6 +18,7 @@ use vsecm_node_agent_api::{
 };
 use vsecm_safe_api::name::SecretKey;
 
+use self::progress::{Now, Progress, stage};
 use super::{
     Means,
     binding::{Access, Binding, Bound, binding_key},
@@ -36,6 +37,7 @@ use crate::{
     watch::{Feed, Watch},
 };
 
+mod progress;
 mod retiring;
 mod serving;
 mod staleness;
@@ -93,6 +95,8 @@ pub(super) struct Status {
     pub(super) since: SystemTime,
     pub(super) bytes: u64,
     pub(super) files: u64,
+    /// How far it is.
+    pub(super) progress: Progress,
 }
 
 /// Whether a pod holds an identity.
@@ -127,6 +131,7 @@ impl Default for Status {
             since: SystemTime::now(),
             bytes: 0,
             files: 0,
+            progress: Progress::default(),
         }
     }
 }
@@ -289,7 +294,11 @@ impl Owner {
                     self.take_standing().await;
                     Next::Live
                 }
-                () = news(&mut self.member) => Next::Live,
+                () = news(&mut self.member) => {
+                    // the time until it is shown begins now
+                    self.tell();
+                    Next::Live
+                }
                 outcome = outcome(&mut self.errand) => {
                     match outcome {
                         Outcome::Swap(source, outcome) => self.swapped(source, outcome).await,
@@ -419,14 +428,30 @@ impl Owner {
             (Gating::Required, Some(tree)) => tree.missing(),
             (Gating::Required, None) | (Gating::Optional, _) => &[],
         };
+        let gate = self.gate(standing, feed.as_ref());
+        let serving = match self.shown {
+            Some(_) => IsServing::Yes,
+            None => IsServing::No,
+        };
+        let desired = self.desired();
+        let (progress, took) = self.status.borrow().progress.after(Now {
+            at: Instant::now(),
+            stage: stage(serving, &gate),
+            revision: tree.as_ref().and_then(|tree| tree.source().revision()),
+            is_behind: tree
+                .as_ref()
+                .zip(desired.as_ref())
+                .is_some_and(|(tree, desired)| tree.source().id() != desired.id()),
+        });
+        if let Some(took) = took {
+            self.means.times.swap.observe(took.as_secs_f64());
+        }
         let status = Status {
-            gate: self.gate(standing, feed.as_ref()),
-            has_content: self.desired().is_some(),
+            gate,
+            has_content: desired.is_some(),
+            serving,
+            progress,
             stale_since: self.status.borrow().known_stale_since(),
-            serving: match self.shown {
-                Some(_) => IsServing::Yes,
-                None => IsServing::No,
-            },
             identity: match &standing.issue {
                 Issue::NotYet => Held::None,
                 Issue::Issued(identity) => Held::Current(identity.expires),

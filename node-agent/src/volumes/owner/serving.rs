@@ -42,7 +42,7 @@ impl Owner {
         }
         if start == Start::Fresh {
             self.count_if_unconfirmed();
-            self.means.publish_times.observe(self.asked.elapsed().as_secs_f64());
+            self.means.times.publish.observe(self.asked.elapsed().as_secs_f64());
         }
         self.settled().await;
         Ok(())

@@ -15,6 +15,7 @@ use crate::{
     identity::tests::pod,
     inode::{Kind, Numbers, tests::KEY},
     kubernetes::driver::Unfit,
+    peers::Peers,
     session::fixture::{Mount, apart},
     snapshot::{Content, Removal, tests::document_of},
     tree::tests::options,
@@ -340,7 +341,7 @@ fn detach_is_for_unknown_volumes_too_and_leaves_nothing_at_the_keeper() {
 fn a_keeper_that_lost_everything_gets_it_back() {
     story(|| async {
         let (mut node, record) = (Node::new(), record());
-        tokio::spawn(node.volumes.means.keeper.clone().attend());
+        tokio::spawn(node.volumes.means.keeper.clone().attend(Peers::default()));
         node.issue();
         node.say(said(1, "{}")).await;
         assert_eq!(node.attach(&record, 1000).await, AgentReply::Ready);
@@ -370,7 +371,7 @@ fn a_keeper_that_hung_gets_what_is_true_when_it_answers_again() {
     story(|| async {
         let mut node = Node::new();
         let keeper = node.volumes.means.keeper.clone();
-        tokio::spawn(keeper.clone().attend());
+        tokio::spawn(keeper.clone().attend(Peers::default()));
         let content = said(1, "{}");
         let key = content_key(&content).unwrap();
         let stays: ContentKey = "stays".to_owned().try_into().unwrap();

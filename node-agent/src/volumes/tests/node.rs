@@ -161,7 +161,7 @@ impl Node {
             sentinel: "vsecm-system".parse().unwrap(),
             audit: Audit::start("node-1", audit::Log).unwrap(),
             requests: Arc::default(),
-            publish_times: metrics::publish_times(),
+            times: metrics::Times::default(),
             fatal: sender,
         });
         Self {
