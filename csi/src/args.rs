@@ -57,7 +57,7 @@ pub struct Args {
         value_parser = seconds
     )]
     pub collect: Duration,
-    /// SELinux context of all files, on nodes with SELinux; empty: none
+    /// `SELinux` context of all files, on nodes with `SELinux`; empty: none
     #[arg(long, env = "VSECM_CSI_SELINUX_CONTEXT", default_value = DEFAULT_LABEL)]
     pub selinux_context: Labelling,
     /// File of the node whose lock says which pod serves; without it this process serves at once

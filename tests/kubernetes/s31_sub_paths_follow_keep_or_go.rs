@@ -21,12 +21,12 @@ fn document(number: u32) -> String {
 }
 
 /// As a program that opens its file once, and as one that opens it again each time.
-const READERS: &str = r#"exec 3< /etc/key
+const READERS: &str = r"exec 3< /etc/key
 while :; do
     cat /etc/key > /state/again.new 2>&1; mv /state/again.new /state/again
     dd bs=64 count=1 iflag=fullblock < /proc/self/fd/3 > /state/once.new 2>/dev/null; mv /state/once.new /state/once
     usleep 100000
-done"#;
+done";
 
 fn create(story: &Story, mode: &str) -> Created {
     let reader = Container::shell("reader", READERS).without_volume().sub_path("key", KEY);

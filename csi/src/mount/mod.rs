@@ -56,7 +56,7 @@ pub struct Detached {
     pub mount: OwnedFd,
 }
 
-/// Makes a superblock, with a label where the node has SELinux. The mount is read-only, the
+/// Makes a superblock, with a label where the node has `SELinux`. The mount is read-only, the
 /// superblock is not: a clone of a mount can be made writable, a superblock cannot.
 pub fn superblock(label: Option<&Label>) -> Result<Detached, StepError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;

@@ -11,21 +11,21 @@ use rustix::io::Errno;
 
 use super::{StepError, step};
 
-/// Where the kernel shows SELinux. It makes the folder in every sysfs, also in a container's, if
-/// and only if SELinux is on.
+/// Where the kernel shows `SELinux`. It makes the folder in every sysfs, also in a container's, if
+/// and only if `SELinux` is on.
 pub const SELINUX: &str = "/sys/fs/selinux";
 
-/// The SELinux context of all files of a volume. The kubelet passes none for an inline volume and
+/// The `SELinux` context of all files of a volume. The kubelet passes none for an inline volume and
 /// relabels nothing that is read-only: unlabelled, no container could read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label(String);
 
-/// A text that is no SELinux context.
+/// A text that is no `SELinux` context.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("an SELinux context is user:role:type:level, like {DEFAULT_LABEL}")]
 pub struct LabelError;
 
-/// What containers may read, on every distribution with SELinux.
+/// What containers may read, on every distribution with `SELinux`.
 pub const DEFAULT_LABEL: &str = "system_u:object_r:container_file_t:s0";
 
 /// What the operator says of labels: one, or none.
@@ -33,7 +33,7 @@ pub const DEFAULT_LABEL: &str = "system_u:object_r:container_file_t:s0";
 pub struct Labelling(Option<Label>);
 
 impl Labelling {
-    /// The label, if this node has SELinux, which shows itself at `selinux`.
+    /// The label, if this node has `SELinux`, which shows itself at `selinux`.
     pub fn where_needed(self, selinux: &Path) -> Option<Label> {
         self.0.filter(|_| selinux.exists())
     }

@@ -110,7 +110,7 @@ pub(crate) struct Means {
     pub(crate) agent: Door,
     pub(crate) keeper: Door,
     pub(crate) kubelet: Kubelet,
-    /// Of all files, where the node has SELinux.
+    /// Of all files, where the node has `SELinux`.
     pub(crate) label: Option<Label>,
     pub(crate) holds: Holds,
     /// Ends every wait.

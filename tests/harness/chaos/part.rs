@@ -56,7 +56,7 @@ impl Mode {
         let say = |component| (component, "VSECM_PRETEND_KERNEL".to_owned(), pretend.to_owned());
         let environment = vec![say(Component::NodeAgent), say(Component::Csi)];
         let log_filter = std::env::var("RUST_LOG").unwrap_or_else(|_unset| "info".to_owned());
-        Options { environment, log_filter, ..Options::default() }
+        Options { log_filter, environment, ..Options::default() }
     }
 
     fn audit(self) -> &'static str {
