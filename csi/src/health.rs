@@ -178,11 +178,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_probe_hears_the_state_and_whether_it_is_ready() {
+        type Step = fn(&Health);
         let dir = tempfile::tempdir().unwrap();
         let (health, path) = (Health::default(), dir.path().join("health"));
         let (listener, _name) = listen_alone(&path).unwrap();
         tokio::spawn(health.clone().tell(listener));
-        type Step = fn(&Health);
         let steps: [(Step, &str); 6] = [
             (|_| {}, "not ready: starting: taking the volumes over from the keeper"),
             (Health::stands_by, "ready: standing by: another pod serves this node"),

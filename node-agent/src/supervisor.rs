@@ -458,13 +458,13 @@ mod tests {
     #[ignore = "a process of the test above"]
     #[expect(unsafe_code, reason = "nothing safe ends the first thread alone")]
     fn lingers_without_its_first_thread() {
-        if env::var_os("SUPERVISOR_TEST_LINGER").is_none() {
-            return;
-        }
         // the first thread waits for this one; a signal handler runs on it alone
         extern "C" fn end_this_thread(_signal: nix::libc::c_int) {
             // SAFETY: the call takes a number and does not return.
             unsafe { nix::libc::syscall(nix::libc::SYS_exit, 0) };
+        }
+        if env::var_os("SUPERVISOR_TEST_LINGER").is_none() {
+            return;
         }
         let handler = nix::sys::signal::SigHandler::Handler(end_this_thread);
         // SAFETY: the handler makes one system call and touches nothing else.

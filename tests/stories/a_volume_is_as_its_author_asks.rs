@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -186,10 +186,10 @@ async fn a_mebibyte_of_any_bytes_and_a_thousand_keys_are_shown_to_the_last_byte(
 async fn made_at(story: &Playground, name: &str) -> i64 {
     let svid = workload::svid(story, name, "default");
     let state = workload::fetch(&mut workload::client(story, Some(&svid))).await.unwrap();
-    let vsecm_safe_api::state::State::Present(said) = state else {
-        panic!("the secret must be there");
+    let vsecm_safe_api::state::State::Present(present) = state else {
+        unreachable!("the secret must be there");
     };
-    said.updated.unix_timestamp()
+    present.updated.unix_timestamp()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,7 +230,7 @@ fn line(root: &Path, path: &str) -> String {
         () if kind.is_dir() => 'd',
         () if kind.is_symlink() => 'l',
         () if kind.is_file() => '-',
-        () => panic!("{path}: {}", kind.is_socket()),
+        () => unreachable!("{path}: {kind:?}"),
     };
     let target = fs::read_link(&at).map(|target| format!(" -> {}", target.display()));
     format!("{letter}{:04o} {path}{}", metadata.mode() & 0o7777, target.unwrap_or_default())
@@ -277,8 +277,8 @@ async fn the_layout_is_that_of_a_secret_volume() {
                 assert_eq!((metadata.uid(), metadata.gid()), (0, group.unwrap_or(0)), "{path}");
             }
         }
-        let links = |path: &str| fs::symlink_metadata(root.join(path)).unwrap().nlink();
-        assert_eq!((links(""), links(&version), links(&inside[1])), (3, 3, 2));
+        let linked = |path: &str| fs::symlink_metadata(root.join(path)).unwrap().nlink();
+        assert_eq!((linked(""), linked(&version), linked(&inside[1])), (3, 3, 2));
     }
     story.end().await.unwrap();
 }

@@ -169,9 +169,7 @@ async fn rotate_for(duration: Duration) {
     }
     let (took, late) = (begun.elapsed(), burden(&story));
     let all: u64 = numbers.iter().sum();
-    println!(
-        "{all} rotations in {took:?}; KiB and snapshots of node-agent: {early:?}, then {late:?}"
-    );
+    tracing::info!(all, ?took, ?early, ?late, "rotations; KiB and snapshots of node-agent");
     // what comes in two seconds may be in memory, and nothing older
     assert!(late.0 < early.0 + 8 * 1024, "memory grows: {early:?}, then {late:?} KiB, snapshots");
     let mut rounds = 0;

@@ -51,6 +51,11 @@ async fn sample(at: SocketAddr, name: &str, wanted: impl Fn(f64) -> bool) -> f64
     awaiting::value(name, SOON, found).await.unwrap()
 }
 
+/// Whether a sample is that whole number.
+fn is(number: u32) -> impl Fn(f64) -> bool {
+    move |sample| sample.total_cmp(&f64::from(number)).is_eq()
+}
+
 /// Name and kind of each metric of ours.
 fn names(text: &str) -> BTreeSet<String> {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
@@ -76,19 +81,19 @@ async fn metrics_are_as_documented() {
     pod.ready(SOON).await.unwrap();
     assert_eq!(pod.read("a").await.unwrap(), b"1");
     let of = |metric: &str| format!("vsecm_node_agent_{metric}");
-    sample(agent, &of("volumes{state=\"serving\"}"), |count| count == 1.0).await;
+    sample(agent, &of("volumes{state=\"serving\"}"), is(1)).await;
     sample(agent, &of("audit_lines_total"), |count| count >= 1.0).await;
     sample(agent, &of("fuse_requests_total{operation=\"open\"}"), |count| count >= 1.0).await;
     for peer in ["safe", "spire", "csi", "keeper"] {
-        sample(agent, &of(&format!("connected{{peer=\"{peer}\"}}")), |is| is == 1.0).await;
+        sample(agent, &of(&format!("connected{{peer=\"{peer}\"}}")), is(1)).await;
     }
     for process in ["node-agent", "csi", "keeper"] {
         let name = of(&format!("process_start_time_seconds{{process=\"{process}\"}}"));
         sample(agent, &name, |start| start > 1.6e9).await;
     }
     story.register("web", "default", br#"{"a":"2"}"#).await.unwrap();
-    sample(agent, &of("swap_seconds_count"), |count| count == 1.0).await;
-    sample(agent, &of("behind"), |count| count == 0.0).await;
+    sample(agent, &of("swap_seconds_count"), is(1)).await;
+    sample(agent, &of("behind"), is(0)).await;
     let mut exposed = names(&scrape(agent).unwrap());
     exposed.extend(names(&scrape(safe).unwrap()));
     let documented: BTreeSet<_> = DOCUMENTED.lines().map(str::to_owned).collect();
@@ -108,28 +113,28 @@ async fn who_is_away_or_died_shows_in_metrics() {
     let started = "vsecm_node_agent_process_start_time_seconds{process=\"csi\"}";
     let first = sample(agent, started, |_| true).await;
     story.crash(Component::Csi).await.unwrap();
-    sample(agent, &connected("csi"), |is| is == 0.0).await;
+    sample(agent, &connected("csi"), is(0)).await;
     // a version that csi does not publish
     story.register("web", "default", br#"{"a":"2"}"#).await.unwrap();
-    sample(agent, "vsecm_node_agent_behind", |count| count == 1.0).await;
+    sample(agent, "vsecm_node_agent_behind", is(1)).await;
     sample(agent, "vsecm_node_agent_oldest_behind_seconds", |seconds| seconds > 0.0).await;
     story.start_component(Component::Csi).await.unwrap();
-    sample(agent, &connected("csi"), |is| is == 1.0).await;
+    sample(agent, &connected("csi"), is(1)).await;
     sample(agent, started, |start| start > first).await;
-    sample(agent, "vsecm_node_agent_behind", |count| count == 0.0).await;
+    sample(agent, "vsecm_node_agent_behind", is(0)).await;
     story.crash(Component::Keeper).await.unwrap();
-    sample(agent, &connected("keeper"), |is| is == 0.0).await;
+    sample(agent, &connected("keeper"), is(0)).await;
     story.start_component(Component::Keeper).await.unwrap();
-    sample(agent, &connected("keeper"), |is| is == 1.0).await;
+    sample(agent, &connected("keeper"), is(1)).await;
     story.crash(Component::Safe).await.unwrap();
-    sample(agent, &connected("safe"), |is| is == 0.0).await;
+    sample(agent, &connected("safe"), is(0)).await;
     story.start_component(Component::Safe).await.unwrap();
-    sample(agent, &connected("safe"), |is| is == 1.0).await;
+    sample(agent, &connected("safe"), is(1)).await;
     story.crash(Component::NodeAgent).await.unwrap();
-    sample(agent, "vsecm_node_agent_restarts_total", |count| count == 1.0).await;
+    sample(agent, "vsecm_node_agent_restarts_total", is(1)).await;
     story.withdraw_identity(&pod);
     let stale = "vsecm_node_agent_stale{reason=\"identity_withdrawn\"}";
-    sample(agent, stale, |count| count == 1.0).await;
+    sample(agent, stale, is(1)).await;
     story.end().await.unwrap();
 }
 

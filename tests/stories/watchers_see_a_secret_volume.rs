@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
@@ -100,23 +100,23 @@ fn next(inotify: &mut Inotify) -> Vec<(EventMask, String)> {
 
 /// As programs with Go's fsnotify do that watch one file: read it after each event, and watch it
 /// again when it was removed or renamed.
-fn watch_the_file(path: PathBuf, read: mpsc::Sender<String>) {
+fn watch_the_file(path: &Path, read: &mpsc::Sender<String>) {
     let mut inotify = Inotify::init().unwrap();
     let mask = WatchMask::MODIFY
         | WatchMask::ATTRIB
         | WatchMask::CREATE
         | WatchMask::DELETE_SELF
         | WatchMask::MOVE_SELF;
-    inotify.watches().add(&path, mask).unwrap();
+    inotify.watches().add(path, mask).unwrap();
     loop {
         for (event, _) in next(&mut inotify) {
             if event.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF)
-                && inotify.watches().add(&path, mask).is_err()
+                && inotify.watches().add(path, mask).is_err()
             {
                 return;
             }
             // the first failure ends it, and is missed
-            let Ok(text) = fs::read_to_string(&path) else { return };
+            let Ok(text) = fs::read_to_string(path) else { return };
             if read.send(text).is_err() {
                 return;
             }
@@ -125,7 +125,7 @@ fn watch_the_file(path: PathBuf, read: mpsc::Sender<String>) {
 }
 
 /// As viper's `WatchConfig`: watch the folder, and read the file when it leads elsewhere.
-fn watch_the_folder(path: PathBuf, read: mpsc::Sender<String>) {
+fn watch_the_folder(path: &Path, read: &mpsc::Sender<String>) {
     let mut inotify = Inotify::init().unwrap();
     let mask = WatchMask::CREATE
         | WatchMask::MODIFY
@@ -135,14 +135,14 @@ fn watch_the_folder(path: PathBuf, read: mpsc::Sender<String>) {
         | WatchMask::MOVED_FROM;
     inotify.watches().add(path.parent().unwrap(), mask).unwrap();
     let file = path.file_name().unwrap().to_str().unwrap();
-    let mut real = path.canonicalize().unwrap();
+    let mut target = path.canonicalize().unwrap();
     loop {
         for (event, name) in next(&mut inotify) {
             let Ok(current) = path.canonicalize() else { return };
             let is_written = event.intersects(EventMask::CREATE | EventMask::MODIFY);
-            if (name == file && is_written) || current != real {
-                real = current;
-                let Ok(text) = fs::read_to_string(&path) else { return };
+            if (name == file && is_written) || current != target {
+                target = current;
+                let Ok(text) = fs::read_to_string(path) else { return };
                 if read.send(text).is_err() {
                     return;
                 }
@@ -186,7 +186,7 @@ async fn programs_that_watch_the_file_or_its_folder_read_each_version() {
     for watch in [watch_the_file, watch_the_folder] {
         let (sender, reader) = mpsc::channel();
         let path = path.clone();
-        std::thread::spawn(move || watch(path, sender));
+        std::thread::spawn(move || watch(&path, &sender));
         readers.push(reader);
     }
     let (sender, reader) = mpsc::channel();

@@ -71,7 +71,8 @@ impl Write for Log {
 /// The correlation id of all that has to do with a volume: it needs no memory of its own.
 pub fn correlation_id(volume: &VolumeId) -> String {
     let digest = Sha256::digest(volume.as_str());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let number = digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
+    format!("{number:016x}")
 }
 
 enum Entry {

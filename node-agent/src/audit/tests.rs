@@ -9,6 +9,7 @@ use crate::identity::tests::pod;
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a few of them, in tests")]
 pub(crate) enum Written {
     Open { volume: String, actor: String, reader: Reader, opened: Opened },
     Lost { volume: String, count: u64 },

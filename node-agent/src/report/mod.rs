@@ -1,8 +1,8 @@
 //! What Safe hears of this node: which pod shows what, and which waits.
 //!
 //! Each pod acknowledges with its own SVID, on the watch that it shares with others of its key
-//! ([`acks`]). Which pods are there, and why some wait, this process says under an identity of its
-//! own ([`stream`]); Safe answers with the pods of which it knows nothing, as after its start, and
+//! (`acks`). Which pods are there, and why some wait, this process says under an identity of its
+//! own (`stream`); Safe answers with the pods of which it knows nothing, as after its start, and
 //! these acknowledge again. Nothing that serves a volume waits for any of it.
 
 use std::{

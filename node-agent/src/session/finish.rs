@@ -54,6 +54,7 @@ pub(super) fn enlist(session: impl AsFd) -> io::Result<Arc<Enlisted>> {
     let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
     live.retain(|one| one.strong_count() > 0);
     live.push(Arc::downgrade(&enlisted));
+    drop(live);
     Ok(enlisted)
 }
 
@@ -114,11 +115,10 @@ fn turn_away(session: &Enlisted) -> io::Result<OwnedFd> {
 /// DESTROY as the kernel would send it.
 fn destroy_request() -> [u8; 40] {
     const DESTROY: u32 = 38;
+    let words = [40_u32.to_ne_bytes(), DESTROY.to_ne_bytes()];
     let mut request = [0; 40];
-    let mut put = |at: usize, bytes: &[u8]| request[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &40_u32.to_ne_bytes());
-    put(4, &DESTROY.to_ne_bytes());
-    put(8, &OURS.to_ne_bytes());
+    let written = words.into_iter().flatten().chain(OURS.to_ne_bytes());
+    request.iter_mut().zip(written).for_each(|(to, from)| *to = from);
     request
 }
 

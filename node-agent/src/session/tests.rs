@@ -279,7 +279,9 @@ fn no_reader_sees_a_torn_or_stale_version_during_a_thousand_rotations() {
                     let dirs = mirror.to_retire(std::time::Instant::now(), grace);
                     mirror.withdraw(&dirs)
                 });
-                gone.iter().for_each(|tree| serving.forget_version(tree));
+                for tree in &gone {
+                    serving.forget_version(tree);
+                }
                 published.store(revision, Relaxed);
             }
             stop.store(true, Relaxed);

@@ -208,7 +208,8 @@ impl Tree {
         tree.by_ino.insert(tree.top.ino, Place::Top);
         for (path, part, mode) in files {
             let ino = tree.fresh(numbers, Kind::File, &path.to_string());
-            let mode = mode.map_or(tree.looks.file_mode, vsecm_node_agent_api::volume::FileMode::bits);
+            let mode =
+                mode.map_or(tree.looks.file_mode, vsecm_node_agent_api::volume::FileMode::bits);
             let place = Place::File(tree.files.len());
             tree.place(numbers, &path, place);
             tree.by_ino.insert(ino, place);

@@ -145,7 +145,7 @@ impl Shown {
 
     /// Makes the tree ready for readers to see `source`, and says what csi is to do; `None` if
     /// there is nothing to do.
-    pub(super) async fn prepare(&self, source: &Source) -> Option<Swap> {
+    pub(super) fn prepare(&self, source: &Source) -> Option<Swap> {
         let mirror = self.view.load();
         let shown = mirror.shown()?;
         if shown.source().id() == source.id() {

@@ -60,7 +60,6 @@ impl Nodes for NodesService {
         let caller =
             caller.ok_or_else(|| Status::permission_denied("the call was not admitted"))?;
         let place = Arc::clone(&self.streams).try_acquire_owned();
-        let place = place.map_err(|_full| Status::resource_exhausted("too many reports"))?;
         let reporting = Reporting {
             services: Arc::clone(&self.services),
             caller,
@@ -68,10 +67,9 @@ impl Nodes for NodesService {
             from: None,
             number: 0,
             is_over: false,
-            _place: place,
+            _place: place.map_err(|_full| Status::resource_exhausted("too many reports"))?,
         };
-        let answers = stream::unfold(reporting, Reporting::answer);
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(Box::pin(stream::unfold(reporting, Reporting::answer))))
     }
 }
 

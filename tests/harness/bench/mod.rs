@@ -76,7 +76,7 @@ pub fn main() -> ExitCode {
             let mut sentence = format!("vsecm-bench: {failure}");
             let mut cause = failure.source();
             while let Some(error) = cause {
-                sentence.push_str(&format!(": {error}"));
+                sentence = format!("{sentence}: {error}");
                 cause = error.source();
             }
             // stderr may be gone, and then there is nobody to tell

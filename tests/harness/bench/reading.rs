@@ -29,9 +29,8 @@ const TURN: u32 = 4_000;
 
 pub(super) async fn measure(playground: &Playground, table: &mut Table) -> Result<(), BenchError> {
     let contents = FILES.map(|(name, size, _bar)| (name, "x".repeat(size)));
-    let document = serde_json::to_vec(&serde_json::Map::from_iter(
-        contents.iter().map(|(name, text)| ((*name).to_owned(), text.as_str().into())),
-    ));
+    let members = contents.iter().map(|(name, text)| ((*name).to_owned(), text.as_str().into()));
+    let document = serde_json::to_vec(&members.collect::<serde_json::Map<_, _>>());
     let document = document.map_err(io_error("write JSON"))?;
     playground.register("reads", "default", &document).await?;
     let pod = playground.create_pod(PodSpec::new("reads"))?;

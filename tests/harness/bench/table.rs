@@ -19,16 +19,16 @@ pub(super) enum Bar {
 
 /// Prints lines.
 #[derive(Debug)]
-pub(super) struct Table(());
+pub(super) struct Table(io::Stdout);
 
 impl Table {
     pub(super) fn begin() -> Result<Self, BenchError> {
-        let table = Self(());
         let build = if cfg!(debug_assertions) {
             "DEVELOPMENT BUILD: its figures mean little"
         } else {
             "release build"
         };
+        let mut table = Self(io::stdout());
         table.write(&format!("{build}; bars are those of the design\n"))?;
         Ok(table)
     }
@@ -65,9 +65,8 @@ impl Table {
         self.line(&what, Millis(p99).number(), "ms", bar)
     }
 
-    fn write(&self, text: &str) -> Result<(), BenchError> {
-        let mut out = io::stdout().lock();
-        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    fn write(&mut self, text: &str) -> Result<(), BenchError> {
+        let written = self.0.write_all(text.as_bytes()).and_then(|()| self.0.flush());
         written.map_err(io_error("write to stdout"))
     }
 }

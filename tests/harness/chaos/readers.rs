@@ -94,6 +94,7 @@ impl Board {
                 let at = at.unwrap_or_default().as_secs_f64();
                 complaints.push(format!("{at:.6} {habit:?}: {error}"));
             }
+            drop(complaints);
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use super::*;
 
-fn waiting() -> Option<AgentReply> {
-    Some(AgentReply::Waiting { reason: "no secret named web in Safe yet".to_owned() })
+fn waiting() -> AgentReply {
+    AgentReply::Waiting { reason: "no secret named web in Safe yet".to_owned() }
 }
 
 #[test]
 fn the_first_wait_is_short_so_that_the_pods_events_soon_say_why() {
     story(|bench| async move {
-        lock(&bench.agent).gate = waiting();
+        lock(&bench.agent).gate = Some(waiting());
         for _round in 0..2 {
             for _call in 0..3 {
                 bench.publish().await.unwrap_err();
@@ -37,7 +37,7 @@ fn a_ninth_volume_of_a_pod_is_refused_until_another_one_goes() {
             let target: Target = record(number).target.parse().unwrap();
             fs::create_dir(bench.dir.join(target.folder())).unwrap();
         }
-        lock(&bench.agent).gate = waiting();
+        lock(&bench.agent).gate = Some(waiting());
         for number in 0..8 {
             let refused = bench.volumes.publish(record(number)).await.unwrap_err();
             assert!(matches!(refused, Trouble::NotYet(_)), "{refused}");
@@ -88,7 +88,7 @@ fn what_belongs_to_a_pod_whose_folder_is_gone_is_collected() {
             lock(&bench.volumes.state.claims).all().len() == 1
         })
         .await;
-        assert_eq!(bench.volumes.ids(), [other.volume.clone()]);
+        assert_eq!(bench.volumes.ids(), std::slice::from_ref(&other.volume));
         assert!(lock(&bench.agent).served.contains_key(&other.volume));
         assert!(!lock(&bench.agent).served.contains_key(&mk_record(1).volume));
         collecting.abort();

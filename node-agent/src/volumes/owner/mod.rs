@@ -279,7 +279,7 @@ impl Owner {
             }
             self.leave_former_if_due().await;
             self.withdraw_if_due().await;
-            self.swap_if_needed().await;
+            self.swap_if_needed();
             self.retire_if_due();
             let since = self.feed().and_then(|feed| feed.word.unconfirmed_since());
             self.has_begun_unconfirmed &= since.is_some();

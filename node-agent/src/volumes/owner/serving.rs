@@ -102,12 +102,12 @@ impl Owner {
         self.means.reports.shows(&self.record, &member.watch, snapshot.shown());
     }
 
-    pub(super) async fn swap_if_needed(&mut self) {
+    pub(super) fn swap_if_needed(&mut self) {
         if self.errand.is_some() || self.swap_again > Instant::now() {
             return;
         }
         let due = match (self.desired(), &self.shown) {
-            (Some(source), Some(shown)) => shown.prepare(&source).await.map(|swap| (source, swap)),
+            (Some(source), Some(shown)) => shown.prepare(&source).map(|swap| (source, swap)),
             _ => None,
         };
         let Some((source, swap)) = due else {
