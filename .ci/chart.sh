@@ -8,4 +8,4 @@ command -v helm >/dev/null || { echo "make chart: there is no helm: install Helm
 # a Helm that is built from its module claims an ancient Kubernetes
 helm lint --strict --quiet charts/vsecm --kube-version v1.34.0 --set image.registry=registry.example.com/vsecm
 helm lint --strict --quiet charts/vsecm --kube-version v1.34.0 --values tests/cluster/values-e2e.yaml
-cargo test --locked -p vsecm-tests --features chart --test chart
+cargo test --locked --workspace --features vsecm-tests/chart --test chart

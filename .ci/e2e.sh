@@ -65,7 +65,8 @@ IMAGES=$images .ci/push-test.sh
 step "chart"
 .ci/chart.sh
 step "stories are built"
-stories=(cargo test --locked -p vsecm-tests --features kubernetes --test kubernetes)
+# the whole workspace, as in make test: else dependencies are built again with other features
+stories=(cargo test --locked --workspace --features vsecm-tests/kubernetes --test kubernetes)
 "${stories[@]}" --no-run
 
 rm -rf target/e2e

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 tests/cluster/build csi-sanity
 cargo build --locked --workspace --bins
-cargo test --locked -p vsecm-tests --test stories --no-run
+cargo test --locked --workspace --test stories --no-run
 enter=(unshare --mount --propagation private)
 [ "$(id -u)" = 0 ] || enter=(unshare --user --map-root-user --mount --propagation private)
-"${enter[@]}" cargo test --locked -p vsecm-tests --test stories csi_sanity -- --include-ignored
+"${enter[@]}" cargo test --locked --workspace --test stories csi_sanity -- --include-ignored

@@ -132,6 +132,8 @@ async fn who_is_away_or_died_shows_in_metrics() {
     sample(agent, &connected("safe"), is(1)).await;
     story.crash(Component::NodeAgent).await.unwrap();
     sample(agent, "vsecm_node_agent_restarts_total", is(1)).await;
+    // one that a successor has not seen is only taken for withdrawn a minute later
+    sample(agent, "vsecm_node_agent_identities{state=\"issued\"}", is(1)).await;
     story.withdraw_identity(&pod);
     let stale = "vsecm_node_agent_stale{reason=\"identity_withdrawn\"}";
     sample(agent, stale, is(1)).await;
