@@ -235,6 +235,6 @@ fn nothing_is_run_from_the_volume_and_nothing_written() {
     assert!(write.contains("Read-only file system"), "{write}");
 
     let special = story.create(&Pod::of("web").named("special").attribute("mode", "4555"));
-    special.waits_saying("octal permission bits", SOON);
+    special.waits_saying("setuid", SOON);
     assert!(!special.has_started());
 }
