@@ -50,7 +50,7 @@ impl Watch {
     /// Takes away what is held if its time is over.
     pub(super) async fn end_if_due(&self) {
         // Safe may have said something newer by now
-        let _turn = self.publishing.lock().await;
+        let turn = self.publishing.lock().await;
         let held = self.feed.borrow().snapshot.clone();
         let ended = held.as_deref().and_then(|held| Some((held, held.ended(SystemTime::now())?)));
         let Some((held, end)) = ended else { return };
@@ -62,6 +62,7 @@ impl Watch {
             }
             Some(Err(failure)) => {
                 error!(secret = %self.key.secret, reason = chain(&failure), "the end of the secret cannot be kept yet");
+                drop(turn);
                 sleep(AGAIN).await;
             }
             None => {}

@@ -65,7 +65,8 @@ impl Feed {
     /// Whether a volume may start from what is held: Safe stands by it or cannot be asked.
     pub fn may_start(&self) -> bool {
         match self.word {
-            Word::Unsaid | Word::Current | Word::Lost(_) => true,
+            Word::Unsaid | Word::Current => true,
+            Word::Lost(_) => self.trouble.as_ref().is_none_or(|trouble| trouble.kind.is_away()),
             Word::Provisional(_) => {
                 let is_away = self.trouble.as_ref().is_some_and(|trouble| trouble.kind.is_away());
                 is_away && self.absent.is_none()
@@ -294,6 +295,7 @@ impl Watches {
         let (running, end) = (Arc::clone(&watch), watch.end.clone());
         tokio::spawn(async move {
             tokio::select! {
+                biased;
                 () = end.cancelled() => {}
                 () = running.run() => {}
                 () = running.end_in_time() => {}
@@ -496,8 +498,14 @@ impl Watch {
 
     /// What is not retained goes.
     async fn leave_nothing_else(&self) {
-        let stays = self.stays.get().copied();
         let versions = std::mem::take(&mut *locked(&self.versions));
+        let newest = versions.iter().map(|version| version.sequence()).max();
+        let mut stays = self.stays.get().copied();
+        // a deletion, or a version, that came while the last volume left
+        if let Some(kept) = stays.filter(|kept| newest.is_some_and(|newest| newest > *kept)) {
+            self.retained.give_up(&self.key, kept).await;
+            stays = None;
+        }
         let retired = locked(&self.retired).take();
         let all = versions.iter().chain(&retired);
         for snapshot in all.filter(|version| Some(version.sequence()) != stays) {

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use vsecm_node_agent_api::frame::ContentKey;
 
 use super::{
-    Feed, content_key, locked,
+    Feed, Trouble, TroubleKind, content_key, locked,
     note::{alive_key, note, note_key},
 };
 use crate::{
@@ -108,8 +108,10 @@ impl Retained {
     /// Takes content whose last volume goes, if a new one may ever start from it; its sequence.
     pub(super) fn take_in(&self, snapshot: &Snapshot, feed: &Feed) -> Option<u64> {
         let now = SystemTime::now();
-        // whatever Safe said against it: it is not to start a pod
-        let confirmed = feed.absent.is_none().then(|| feed.word.held_true(now)).flatten()?;
+        // whatever Safe said against it, or against this identity: it is not to start a pod
+        let refused = |trouble: &Trouble| trouble.kind == TroubleKind::Refused;
+        let is_clear = feed.absent.is_none() && !feed.trouble.as_ref().is_some_and(refused);
+        let confirmed = is_clear.then(|| feed.word.held_true(now)).flatten()?;
         self.insert(snapshot, confirmed, now).then(|| snapshot.sequence())
     }
 
@@ -119,6 +121,8 @@ impl Retained {
     }
 
     fn insert(&self, snapshot: &Snapshot, confirmed: SystemTime, now: SystemTime) -> bool {
+        // the clock may have been set back
+        let confirmed = confirmed.min(now);
         let due = self.due(snapshot, confirmed);
         let is_document = matches!(snapshot.content(), Content::Document { .. });
         let Some(name) = content_key(snapshot).filter(|_| is_document && due.0 > now) else {
@@ -157,6 +161,18 @@ impl Retained {
         let Kept { snapshot, confirmed, .. } = entry.remove();
         drop(kept);
         Some((snapshot, confirmed))
+    }
+
+    /// Safe said something newer while it was taken in.
+    pub(super) async fn give_up(&self, key: &SnapshotKey, sequence: u64) {
+        let gone = {
+            let mut kept = locked(&self.kept);
+            let is_it = kept.get(key).is_some_and(|kept| kept.snapshot.sequence() == sequence);
+            if is_it { kept.remove(key) } else { None }
+        };
+        if let Some(gone) = gone {
+            self.keeper.remove(gone.name).await;
+        }
     }
 
     /// Leaves a successor word of what was taken in.

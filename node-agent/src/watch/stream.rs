@@ -61,6 +61,8 @@ enum Broken {
     Ended,
     #[error("Safe's answer is not understood")]
     Answer(#[from] WireError),
+    #[error("what Safe said cannot be kept")]
+    Unkept(#[source] SnapshotError),
 }
 
 impl Broken {
@@ -68,16 +70,21 @@ impl Broken {
         match self {
             Self::NoOwnIdentity => TroubleKind::NoOwnIdentity,
             Self::Status(status) => kind_of(status),
-            _ => TroubleKind::Unreachable,
+            // Safe is there: nothing may start from what it has not confirmed
+            Self::Tls(_) | Self::Answer(_) | Self::Unkept(_) => TroubleKind::Refused,
+            Self::Client(_) | Self::Silent(_) | Self::Ended => TroubleKind::Unreachable,
         }
     }
 }
 
 fn kind_of(status: &Status) -> TroubleKind {
     match status.code() {
-        Code::PermissionDenied | Code::Unauthenticated => TroubleKind::Refused,
         _ if is_locked(status) => TroubleKind::Locked,
-        _ => TroubleKind::Unreachable,
+        // also what the transport fails with
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
+            TroubleKind::Unreachable
+        }
+        _ => TroubleKind::Refused,
     }
 }
 
@@ -201,7 +208,7 @@ impl Watch {
                 () = due_at(answer_due) => return Err(Broken::Silent(CONFIRM_WAIT)),
                 message = stream.message() => match message {
                     Ok(Some(message)) => {
-                        self.take(message.state.try_into()?).await;
+                        self.take(message.state.try_into()?).await?;
                         answer_due = None;
                         backoff.reset();
                     }
@@ -260,7 +267,7 @@ impl Watch {
         matches!(self.feed.borrow().word, Word::Provisional(_))
     }
 
-    async fn take(&self, answer: State) {
+    async fn take(&self, answer: State) -> Result<(), Broken> {
         // what ends by the clock must not come in between
         let _turn = self.publishing.lock().await;
         let held = self.feed.borrow().snapshot.clone();
@@ -275,7 +282,7 @@ impl Watch {
                     feed.absent = None;
                     feed.word = Word::Current;
                 })
-                .await;
+                .await?;
             }
             Verdict::StillAbsent(absent) => {
                 info!(secret = %self.key.secret, reason = ?absent.reason, "there is no content");
@@ -305,10 +312,11 @@ impl Watch {
                     feed.absent = absent;
                     feed.word = Word::Current;
                 })
-                .await;
+                .await?;
             }
         }
         self.is_current().await;
+        Ok(())
     }
 
     fn hear(&self, what: impl FnOnce(&mut Feed)) {
@@ -319,14 +327,13 @@ impl Watch {
         &self,
         new: Option<Result<Snapshot, SnapshotError>>,
         also: impl FnOnce(&mut Feed),
-    ) {
-        match new {
-            Some(Ok(new)) => self.show(Arc::new(new), also).await,
-            Some(Err(failure)) => {
-                error!(secret = %self.key.secret, reason = chain(&failure), "new content cannot be kept; what is held stays");
-            }
-            None => {}
+    ) -> Result<(), Broken> {
+        if let Some(new) = new {
+            // else Safe is asked again: for it, what it has said is done
+            let new = new.map_err(Broken::Unkept)?;
+            self.show(Arc::new(new), also).await;
         }
+        Ok(())
     }
 }
 

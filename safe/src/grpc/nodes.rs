@@ -152,6 +152,10 @@ impl Reporting {
         };
         let pods: Result<Vec<Pod>, ReportError> = pods.into_iter().map(Pod::try_from).collect();
         let pods = pods.map_err(|e| status::from_report(&e))?;
+        // only whole reports are paced
+        if more && pods.is_empty() {
+            return Err(Status::invalid_argument("a page that is not the last has a pod"));
+        }
         let taken = self.services.deliveries.registry().page(stream, pods, more, now);
         let taken = taken.map_err(status::from_page)?;
         for Withdrawn { id, delivery } in taken.iter().flat_map(|taken| &taken.withdrawn) {
