@@ -76,9 +76,13 @@ impl Kubelet {
         Ok(mountinfo::topmost(&text, &self.path.join(target.to_string())))
     }
 
-    /// Whether the kubelet's folder for the target is there and can be reached.
+    /// Whether something stands in the way to the target. A folder that is not there does not: the
+    /// kubelet makes it before it asks, and what is missing then is said when the mount is attached.
     pub fn reach(&self, target: &Target) -> Result<(), StepError> {
-        self.parent(target).map(drop)
+        match self.parent(target) {
+            Err(error) if error.source.kind() == ErrorKind::NotFound => Ok(()),
+            opened => opened.map(drop),
+        }
     }
 
     /// Whether the kubelet still has a folder for the pod. Where that is not certain, it has.
