@@ -25,9 +25,18 @@ const KUBELETS_TURN: std::time::Duration = std::time::Duration::from_mins(4);
 
 const WATCHED: [&str; 4] = ["", "..data", "stays", "goes"];
 
-fn apply(story: &Story, data: &serde_json::Value) {
+/// By `data`, as what `stringData` does not name any more stays in the Secret.
+fn apply(story: &Story, values: &serde_json::Value) {
+    let mut data = values.clone();
+    for value in data.as_object_mut().unwrap().values_mut() {
+        *value = match value.as_str().unwrap() {
+            "1" => "MQ==".into(),
+            "22" => "MjI=".into(),
+            other => unreachable!("{other} in base64"),
+        };
+    }
     story.kubectl().apply(&json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "theirs" }, "stringData": data
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "theirs" }, "data": data
     }));
 }
 
