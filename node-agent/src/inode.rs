@@ -63,6 +63,11 @@ pub fn path_part(ino: u64) -> u64 {
     ino >> (KIND_BITS + VERSION_BITS)
 }
 
+/// The first eight bytes of a digest, as a number.
+pub fn leading(digest: &[u8]) -> u64 {
+    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
 /// Computes the numbers of one volume.
 #[derive(Clone, Debug)]
 pub struct Numbers {
@@ -84,7 +89,7 @@ impl Numbers {
             .chain_update(salt.to_be_bytes())
             .chain_update(text)
             .finalize();
-        digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+        leading(&digest)
     }
 
     /// The number of what is at `path` in `version`. `salt` counts the paths that had to give way

@@ -388,8 +388,13 @@ pub enum KeeperReply<R = VolumeRecord> {
 }
 
 /// Cuts a sentence to [`SENTENCE_LIMIT`] bytes at a character's border.
-pub fn sentence(mut text: String) -> String {
-    let mut end = SENTENCE_LIMIT.min(text.len());
+pub fn sentence(text: String) -> String {
+    cut(text, SENTENCE_LIMIT)
+}
+
+/// Cuts a text to `limit` bytes at a character's border.
+pub(crate) fn cut(mut text: String, limit: usize) -> String {
+    let mut end = limit.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
     }

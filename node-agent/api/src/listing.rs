@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::volume::{ObjectName, PodUid, VolumeId};
+use crate::{
+    frame::cut,
+    volume::{ObjectName, PodUid, VolumeId},
+};
 
 /// Bytes of a sentence in a list at most; longer ones are cut. JSON makes six of each at worst.
 pub const CONDITION_LIMIT: usize = 512;
@@ -58,13 +61,8 @@ pub struct Listed {
 }
 
 /// Cuts a condition to [`CONDITION_LIMIT`] bytes at a character's border.
-pub fn condition(mut text: String) -> String {
-    let mut end = CONDITION_LIMIT.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-    text
+pub fn condition(text: String) -> String {
+    cut(text, CONDITION_LIMIT)
 }
 
 #[cfg(test)]

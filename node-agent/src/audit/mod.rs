@@ -32,6 +32,7 @@ use self::{
     line::{Open, Opened, Subject, write_lost},
     reader::{Asker, Reader},
 };
+use crate::inode::leading;
 
 /// Opens that wait to be written: 2 MiB at most.
 const QUEUE: usize = 4096;
@@ -71,8 +72,7 @@ impl Write for Log {
 /// The correlation id of all that has to do with a volume: it needs no memory of its own.
 pub fn correlation_id(volume: &VolumeId) -> String {
     let digest = Sha256::digest(volume.as_str());
-    let number = digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
-    format!("{number:016x}")
+    format!("{:016x}", leading(&digest))
 }
 
 enum Entry {

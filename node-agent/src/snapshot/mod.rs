@@ -35,6 +35,15 @@ pub struct SnapshotKey {
     pub secret: SecretKey,
 }
 
+impl SnapshotKey {
+    /// Stands for the key where its parts would be too long.
+    pub fn id(&self) -> VersionId {
+        let Self { trust_domain, secret } = self;
+        let parts = [trust_domain.as_str(), secret.namespace.as_str(), secret.name.as_str()];
+        VersionId::of(&parts.map(str::as_bytes))
+    }
+}
+
 /// Why there are no files any more. Only Safe says so ([I2]): a deletion when it happens, an expiry
 /// beforehand, with the content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

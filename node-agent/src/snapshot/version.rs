@@ -3,6 +3,8 @@
 use sha2::{Digest as _, Sha256};
 use vsecm_node_agent_api::volume::VersionDir;
 
+use crate::inode::leading;
+
 /// Tells versions apart, also those of different stores.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct VersionId([u8; 16]);
@@ -27,7 +29,7 @@ impl VersionId {
 
     /// As an inode generation.
     pub fn generation(&self) -> u64 {
-        self.0.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+        leading(&self.0)
     }
 }
 

@@ -27,7 +27,7 @@ use self::retired::Retired;
 use crate::{
     identity::Identity,
     keeper::Keeper,
-    snapshot::{Snapshot, SnapshotKey, VersionId},
+    snapshot::{Snapshot, SnapshotKey},
     tls::BaseConfig,
 };
 
@@ -183,12 +183,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The name of a snapshot at the keeper; meaningless to it.
 pub fn content_key(snapshot: &Snapshot) -> Option<ContentKey> {
-    let secret = &snapshot.key().secret;
-    let key = VersionId::of(&[
-        snapshot.key().trust_domain.as_bytes(),
-        secret.namespace.as_str().as_bytes(),
-        secret.name.as_str().as_bytes(),
-    ]);
+    let key = snapshot.key().id();
     let text = format!("content-{key:?}-{:?}-{}", snapshot.id(), snapshot.sequence());
     ContentKey::try_from(text).ok()
 }

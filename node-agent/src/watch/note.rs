@@ -11,7 +11,7 @@ use vsecm_safe_api::name::SecretKey;
 
 use crate::{
     memfd,
-    snapshot::{Snapshot, SnapshotKey, VersionId, nanoseconds, time},
+    snapshot::{Snapshot, SnapshotKey, nanoseconds, time},
 };
 
 /// How the names of notes at the keeper start.
@@ -45,13 +45,7 @@ pub fn is_note(key: &ContentKey) -> bool {
 
 /// The name of the note about a secret.
 pub(super) fn note_key(key: &SnapshotKey) -> Option<ContentKey> {
-    let secret = &key.secret;
-    let id = VersionId::of(&[
-        key.trust_domain.as_bytes(),
-        secret.namespace.as_str().as_bytes(),
-        secret.name.as_str().as_bytes(),
-    ]);
-    ContentKey::try_from(format!("{PREFIX}{id:?}")).ok()
+    ContentKey::try_from(format!("{PREFIX}{:?}", key.id())).ok()
 }
 
 /// The name of the sign of life.

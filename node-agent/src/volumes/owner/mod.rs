@@ -180,8 +180,6 @@ pub(super) struct Owner {
     news_of_identity: watch::Receiver<Standing>,
     /// What was acted upon.
     standing: Standing,
-    /// When it was asked for first.
-    asked: Instant,
     since: SystemTime,
     /// Whether the pod has seen content: what it has is not taken from it for a second identity.
     has_begun: bool,
@@ -229,7 +227,6 @@ impl Owner {
         let mut owner = Self {
             news_of_identity: means.identities.follow(&record.pod, past),
             standing: Standing::default(),
-            asked: Instant::now(),
             since: SystemTime::now(),
             has_begun: past == Past::Issued,
             record,

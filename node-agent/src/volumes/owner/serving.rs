@@ -42,7 +42,8 @@ impl Owner {
         }
         if start == Start::Fresh {
             self.count_if_unconfirmed();
-            self.means.times.publish.observe(self.asked.elapsed().as_secs_f64());
+            let asked = self.status.borrow().progress.asked;
+            self.means.times.publish.observe(asked.elapsed().as_secs_f64());
         }
         self.settled().await;
         Ok(())
